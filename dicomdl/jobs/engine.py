@@ -10,8 +10,9 @@ import gc
 import os
 import struct
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -52,8 +53,10 @@ from dicomdl.storage.system import available_cores
 
 # Files that a worker reads per answer.
 CHUNK_FILES: Final = 2048
-# Below this number of files, the start of workers (0.4 s) costs more than they save.
+# Objects of stores below this number are read by this process alone.
 IN_PROCESS_FILES: Final = 4000
+# Seconds that workers have to spare, so that they are started: they import dicomdl first.
+WORTH_S: Final = 1.0
 
 
 # Schemas of the tables of a chunk, but for that of the frames, which readers may extend.
@@ -319,17 +322,22 @@ def read_all(
     chunks = [
         (start, paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)
     ]
+    has_objects = b"://" in b"\0".join(paths)
+    is_measured = workers is None and not has_objects
     if workers is None:
-        workers = 1 if len(paths) < IN_PROCESS_FILES else available_cores()
+        is_small = has_objects and len(paths) < IN_PROCESS_FILES
+        workers = 1 if is_small else available_cores()
     if not sys.executable or have_queries(paths):
         # Python embedded in another program has no command to start workers with. Queries of URLs,
         # which may be signatures, stay in this process.
         workers = 1
-    done = (
-        _in_process(chunks, reading)
-        if workers == 1 or len(chunks) < 2
-        else _in_workers(chunks, reading, min(workers, len(chunks)))
-    )
+    done: Iterator[list[Table]]
+    if workers == 1 or len(chunks) < 2:
+        done = _in_process(chunks, reading)
+    elif is_measured:
+        done = _as_measured(chunks, reading, workers)
+    else:
+        done = _in_workers(chunks, reading, min(workers, len(chunks)))
     with progress_bar(
         total=len(paths),
         unit="file",
@@ -341,9 +349,25 @@ def read_all(
             yield tables
 
 
+def _as_measured(
+    chunks: Sequence["_Chunk"], reading: Reading, workers: int
+) -> Iterator[list[Table]]:
+    """Read chunks in this process until the others take so long that workers are worth a start."""
+    here, start = _in_process(chunks, reading), time.perf_counter()
+    for number, tables in enumerate(here, 1):
+        yield tables
+        others = chunks[number:]
+        used = min(workers, len(others))
+        passed = time.perf_counter() - start
+        if used > 1 and passed / number * len(others) * (1 - 1 / used) > WORTH_S:
+            here.close()
+            yield from _in_workers(others, reading, used)
+            return
+
+
 def _in_process(
     chunks: Sequence[tuple[int, Sequence[bytes]]], reading: Reading
-) -> Iterator[list[Table]]:
+) -> Generator[list[Table]]:
     reader = HeaderReader(reading.extra, reading.limits)
     every = [path for _, paths in chunks for path in paths]
     with asking(every, reading.concurrency) as walker:

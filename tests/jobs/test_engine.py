@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dicomdl.headers import _ordinary, many
 from dicomdl.headers._heads import SEQUENCE_END, UNDEFINED
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.headers.reader import HeaderReader
+from dicomdl.index.table import Table
 from dicomdl.jobs import engine
 from dicomdl.jobs.engine import read_chunk
 
@@ -120,3 +122,25 @@ def test_a_slice_cut_before_its_image_needs_a_person(tmp_path: Path, slice_numbe
     (problem,) = index.problems
     assert problem.reason == "no_pixel_data" and problem.path == str(paths[slice_number])
     assert len(index.check().problems) == 1
+
+
+@pytest.mark.parametrize("worth_s", [-1.0, 1e9])
+def test_workers_start_only_where_the_rest_of_the_files_takes_long(
+    worth_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def workers(
+        chunks: Sequence[tuple[int, Sequence[bytes]]], reading: engine.Reading, count: int
+    ) -> Iterator[list[Table]]:
+        started.append(count)
+        return engine._in_process(chunks, reading)
+
+    paths = written(tmp_path, {})
+    monkeypatch.setattr(engine, "CHUNK_FILES", 2)
+    monkeypatch.setattr(engine, "available_cores", lambda: 4)
+    monkeypatch.setattr(engine, "_in_workers", workers)
+    monkeypatch.setattr(engine, "WORTH_S", worth_s)
+    parts = list(engine.read_all(paths, engine.Reading(), None, progress=False))
+    assert [file for part in parts for file in part[1].numbers("file")] == [*range(len(paths))]
+    assert started == ([2] if worth_s < 0 else [])
