@@ -28,6 +28,7 @@ from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, build_stacks
 from dicomdl.headers.reader import HeaderReader
 from dicomdl.index.building import encoded, joined
+from dicomdl.index.schema import frames_schema
 from dicomdl.index.table import Table
 from dicomdl.jobs.engine import read_chunk
 
@@ -277,7 +278,7 @@ def test_two_clips_without_an_instance_uid_are_not_mixed(tmp_path: Path) -> None
     write_secondary_capture(tmp_path / "a", frames=3)
     table = frames_of(tmp_path)
     blank = table.with_column("sop_instance_uid", [""] * 3)
-    twice = joined([blank, blank.with_column("file", [1] * 3)], blank.arrow.schema)
+    twice = joined([blank, blank.with_column("file", [1] * 3)], frames_schema())
     stacking = build_stacks(encoded(twice), Tolerances())
     assert [stack.slices for stack in stacking.stacks] == [3, 3]
 
