@@ -73,6 +73,12 @@ STANDARD_ROOT: Final = "1.2.840.10008."
 IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE: Final = "1.2.840.10008.1.2.1"
 NATIVE_IN_ITEMS: Final = "1.2.840.10008.1.2.1.98"
+# Ultrasound, of several frames and of one, and nuclear medicine (PS3.6 table A-1).
+RETIRED_STORAGE: Final = (
+    "1.2.840.10008.5.1.4.1.1.3",
+    "1.2.840.10008.5.1.4.1.1.6",
+    "1.2.840.10008.5.1.4.1.1.5",
+)
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG: Final = "1.2.840.10008.1.2.2"
 GE_BIG_ENDIAN_PIXELS: Final = "1.2.840.113619.5.2"

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import AssociationRejected, NetworkError
 from dicomdl.extras import import_extra
+from dicomdl.headers.uids import RETIRED_STORAGE
 from dicomdl.jobs.network.peers import Peer
 
 # Presentation contexts have odd numbers from 1 to 255 (PS3.8 9.3.2.2).
@@ -79,6 +80,12 @@ def pynetdicom() -> Any:
         It is not installed.
     """
     return import_extra("pynetdicom", "DICOM over a network", "net")
+
+
+def storage_classes() -> list[str]:
+    """Return the UIDs of all storage SOP classes, with retired ones that archives still hold."""
+    current = [str(each.abstract_syntax) for each in pynetdicom().AllStoragePresentationContexts]
+    return list(dict.fromkeys((*current, *RETIRED_STORAGE)))
 
 
 def portions(contexts: Sequence[Context]) -> Iterator[Sequence[Context]]:

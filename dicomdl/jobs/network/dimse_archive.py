@@ -26,6 +26,7 @@ from dicomdl.jobs.network.associations import (
     opened,
     prompt_links,
     pynetdicom,
+    storage_classes,
 )
 from dicomdl.jobs.network.peers import Peer
 from dicomdl.jobs.network.query import Keys
@@ -286,8 +287,8 @@ def _receiver(
     entity.require_called_aet = True
     entity.maximum_pdu_size = 0
     syntaxes = [transfer_syntax] if transfer_syntax else _all_syntaxes()
-    for context in net.AllStoragePresentationContexts:
-        entity.add_supported_context(context.abstract_syntax, syntaxes)
+    for sop_class in storage_classes():
+        entity.add_supported_context(sop_class, syntaxes)
     secured = None if peer.tls is None else peer.tls.server_context()
     # A server on this machine is asked on this machine: nobody else can send.
     host = peer.host if peer.host in ("localhost", "127.0.0.1") else ""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from dicomdl.errors import DicomdlError, HeaderError, StorageError, UsageError
 from dicomdl.headers.uids import EXPLICIT_LITTLE, TRANSFER_SYNTAXES, is_lossy
-from dicomdl.jobs.network.associations import Context, pynetdicom
+from dicomdl.jobs.network.associations import Context, pynetdicom, storage_classes
 from dicomdl.jobs.network.listening import Listener, Tell, listening, silent
 from dicomdl.jobs.network.placing import Identity, Placed, Placing, identity_of, is_full
 from dicomdl.jobs.network.statuses import (
@@ -341,10 +341,9 @@ def accepted_contexts() -> list[Context]:
     net = pynetdicom()
     syntaxes = dict.fromkeys([*TRANSFER_SYNTAXES, *map(str, net.ALL_TRANSFER_SYNTAXES)])
     ordered = sorted(syntaxes, key=lambda uid: (uid != EXPLICIT_LITTLE, is_lossy(uid)))
-    classes = [str(each.abstract_syntax) for each in net.AllStoragePresentationContexts]
     return [
         Context(net.sop_class.Verification),
-        *(Context(each, tuple(ordered)) for each in classes),
+        *(Context(each, tuple(ordered)) for each in storage_classes()),
     ]
 
 

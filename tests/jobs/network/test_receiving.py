@@ -118,6 +118,17 @@ def test_the_bytes_of_a_data_set_are_written_as_they_came(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_an_object_of_a_retired_class_is_taken(tmp_path: Path) -> None:
+    retired = "1.2.840.10008.5.1.4.1.1.6"
+    data = dcmread(CT)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = retired
+    with receiving(tmp_path / "in") as receiver:
+        context = Context(retired, (data.file_meta.TransferSyntaxUID,))
+        with associated(peer_of(receiver), [context]) as association:
+            assert association.send_c_store(data).Status == 0
+    assert len(files_of(tmp_path / "in")) == 1
+
+
 def test_an_index_follows_the_associations_and_equals_that_of_the_source(tmp_path: Path) -> None:
     write_series(tmp_path / "source")
     stop, port, told = threading.Event(), free_port(), list[str]()
