@@ -82,10 +82,19 @@ def pynetdicom() -> Any:
     return import_extra("pynetdicom", "DICOM over a network", "net")
 
 
-def storage_classes() -> list[str]:
-    """Return the UIDs of all storage SOP classes, with retired ones that archives still hold."""
-    current = [str(each.abstract_syntax) for each in pynetdicom().AllStoragePresentationContexts]
-    return list(dict.fromkeys((*current, *RETIRED_STORAGE)))
+@functools.cache
+def storage_classes() -> tuple[str, ...]:
+    """Return the UIDs of all storage SOP classes, with retired ones that archives still hold.
+
+    pynetdicom ends the association at an object of a class that it does not know.
+    """
+    net = pynetdicom()
+    current = [str(each.abstract_syntax) for each in net.AllStoragePresentationContexts]
+    retired = [uid for uid in RETIRED_STORAGE if uid not in current]
+    for number, uid in enumerate(retired):
+        service = net.service_class.StorageServiceClass
+        net.sop_class.register_uid(uid, f"RetiredStorage{number}", service)
+    return (*current, *retired)
 
 
 def portions(contexts: Sequence[Context]) -> Iterator[Sequence[Context]]:
