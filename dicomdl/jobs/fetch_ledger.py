@@ -6,18 +6,16 @@ date. A fetch that is started again reads what is there, and `scan` what is not.
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from dicomdl.jobs.received_names import file_name, instance_of
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.journals import Journal, entries
 
 FOLDER: Final = ".fetch"
 _FILE: Final = "ledger.jsonl"
-_SUFFIX: Final = ".dcm"
-_UID: Final = re.compile(r"[0-9.]+")
 _FORMAT: Final = 1
 
 
@@ -154,8 +152,8 @@ def unrecorded(folder: str, state: SeriesState) -> dict[str, tuple[str, int]]:
     found = {}
     place = _absolute(folder, state.folder)
     for name in os.listdir(place) if os.path.isdir(place) else ():
-        uid, suffix = os.path.splitext(name)
-        if suffix == _SUFFIX and _UID.fullmatch(uid) and uid not in state.recorded:
+        uid = instance_of(name)
+        if uid and uid not in state.recorded:
             found[uid] = f"{state.folder}/{name}", storage.size_of(os.path.join(place, name))
     return found
 
@@ -174,7 +172,7 @@ def undelivered(folder: str) -> Iterator[Missing]:
     for state in ledger.states().values():
         absent = state.found.instances - len(state.files)
         for uid, why in state.failed.items():
-            path = f"{state.folder}/{uid}{_SUFFIX}"
+            path = f"{state.folder}/{file_name(uid)}"
             if uid and uid not in state.files and storage.size_of(_absolute(folder, path)) < 0:
                 absent -= 1
                 words = "the archive promised this instance and did not deliver it"

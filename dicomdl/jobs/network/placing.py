@@ -1,16 +1,14 @@
 """Where a received file lies, and how it comes there: whole or not at all.
 
-The layout is ``folder/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm``. UIDs come from
-strangers: what is no UID by PS3.5 9.1 is replaced by a hash of it, so that a name never leaves the
-folder, hides a file or is longer than a system takes. An instance that is there with the same bytes
-is kept once. One with other bytes is kept beside it, under a name with a hash of its bytes. A file
-is written in a hidden folder, which no scan reads, and gets its name in one step.
+The layout is ``folder/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm``, with the names of
+`jobs.received_names`. An instance that is there with the same bytes is kept once. One with other
+bytes is kept beside it, under a name with a hash of its bytes. A file is written in a hidden folder,
+which no scan reads, and gets its name in one step.
 """
 
 import contextlib
 import errno
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,15 +19,12 @@ import xxhash
 from dicomdl.errors import HeaderError, StorageError
 from dicomdl.headers.data_set import leading_texts
 from dicomdl.headers.parsed import parsed_header
+from dicomdl.jobs.received_names import SUFFIX, file_name, name_of
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.given import GivenBytes
 from dicomdl.storage.handles import UNKNOWN, Source
 
 Outcome = Literal["new", "present", "differs"]
-SUFFIX: Final = ".dcm"
-# PS3.5 9.1. Components with leading zeros are invalid, but they occur, and are harmless as names.
-_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
-_LONGEST: Final = 64
 _SCRATCH: Final = r"\.part\..*\.tmp"
 _HOUR_S: Final = 3600.0
 # Systems and file systems without hard links, such as exFAT.
@@ -97,8 +92,8 @@ def _parsed_identity(data: bytes, tags: Sequence[int]) -> Identity:
 
 def path_of(identity: Identity) -> str:
     """Return the path of an instance below a folder, with ``/``."""
-    names = (_name(kind, getattr(identity, kind)) for kind in ("study", "series", "instance"))
-    return "/".join(names) + SUFFIX
+    folders = name_of("study", identity.study), name_of("series", identity.series)
+    return "/".join((*folders, file_name(identity.instance)))
 
 
 class Placing:
@@ -208,13 +203,6 @@ def _linked(source: str, target: str) -> bool:
             raise
         os.replace(source, target)
     return True
-
-
-def _name(kind: str, uid: str) -> str:
-    """Return a UID as the name of a file or folder; a hash of a text that is none."""
-    if len(uid) <= _LONGEST and _UID.fullmatch(uid):
-        return uid
-    return f"{kind}-{xxhash.xxh3_128_hexdigest(uid.encode('utf-8', 'surrogatepass'))}"
 
 
 def is_full(error: StorageError) -> bool:
