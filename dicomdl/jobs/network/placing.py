@@ -2,8 +2,8 @@
 
 The layout is ``folder/StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm``, with the names of
 `jobs.received_names`. An instance that is there with the same bytes is kept once. One with other
-bytes is kept beside it, under a name with a hash of its bytes. A file is written in a hidden folder,
-which no scan reads, and gets its name in one step.
+bytes is kept beside it, under a name with a hash of its bytes. A file is written in a hidden
+folder, which no scan reads, and gets its name in one step.
 """
 
 import contextlib
