@@ -63,7 +63,7 @@ class FakeArchive:
         if kinds[-1] == "studies":
             return as_json(self._studies(asked.query))
         if kinds[-1] == "series":
-            return as_json(self._series(chosen))
+            return as_json(self._series(chosen, asked.query))
         if kinds[-1] == "instances":
             return as_json([_coded(each, "SOPInstanceUID") for each, _ in chosen])
         if not chosen:
@@ -80,7 +80,9 @@ class FakeArchive:
                 found[each.StudyInstanceUID] = _coded(each, *KEYS)
         return list(found.values())
 
-    def _series(self, chosen: list[tuple[pydicom.Dataset, bytes]]) -> list[dict[str, Any]]:
+    def _series(
+        self, chosen: list[tuple[pydicom.Dataset, bytes]], query: str
+    ) -> list[dict[str, Any]]:
         counts: dict[str, int] = {}
         firsts = {}
         for each, _ in chosen:
@@ -90,6 +92,7 @@ class FakeArchive:
             _coded(each, STUDY, SERIES, "Modality", "SeriesDescription")
             | {"00201209": {"vr": "IS", "Value": [counts[uid] + self.promised]}}
             for uid, each in firsts.items()
+            if not self.narrows or f"{SERIES}={uid}" in query.split("&") or SERIES not in query
         ]
 
 

@@ -34,6 +34,12 @@ class Archive(Protocol):
     def series(self, study: str) -> Iterator[SeriesFound]:
         """Yield the series of a study."""
 
+    def named(self, series: str) -> Sequence[SeriesFound] | None:
+        """Return the series of a UID without knowing its study; () where there is none.
+
+        None, or a NetworkError, says nothing: not every archive finds series in this way.
+        """
+
     def instances(self, found: SeriesFound) -> Sequence[str]:
         """Return the SOP Instance UIDs of a series."""
 

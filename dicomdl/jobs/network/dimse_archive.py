@@ -99,13 +99,19 @@ class DimseArchive:
 
     def series(self, study: str) -> Iterator[SeriesFound]:
         """Yield the series of a study."""
-        names = ("Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
-        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": "", **dict.fromkeys(names, "")}
-        for answer in self._find("SERIES", keys):
-            modality, description, count = (_text(answer, name) for name in names)
-            uid = _text(answer, "SeriesInstanceUID")
-            instances = int(count) if count.isdecimal() else -1
-            yield SeriesFound(study, uid, modality, description, instances)
+        for answer in self._find_series({"StudyInstanceUID": study, "SeriesInstanceUID": ""}):
+            yield answer._replace(study=study)
+
+    def named(self, series: str) -> Sequence[SeriesFound] | None:
+        """Return the series of a UID; None where the archive names none with its study.
+
+        Without the UID of the study this is a relational query, which an archive need not answer
+        (PS3.4 C.4.1.2): Orthanc and dcmtk's do; others may fail or find nothing.
+        """
+        answers = list(self._find_series({"StudyInstanceUID": "", "SeriesInstanceUID": series}))
+        # A server may ignore the key.
+        found = [each for each in answers if each.series == series]
+        return found if found and all(each.study for each in found) else None
 
     def instances(self, found: SeriesFound) -> Sequence[str]:
         """Return the SOP Instance UIDs of a series."""
@@ -195,6 +201,15 @@ class DimseArchive:
         syntaxes = [self.transfer_syntax] if self.transfer_syntax else _all_syntaxes()
         pairs = [Context(each, (syntax,), receives=True) for syntax in syntaxes for each in classes]
         return pairs[: MOST_CONTEXTS - 1]
+
+    def _find_series(self, keys: Keys) -> Iterator[SeriesFound]:
+        """Yield the series that match some keys, with the study that each answer names."""
+        names = ("Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
+        for answer in self._find("SERIES", {**keys, **dict.fromkeys(names, "")}):
+            modality, description, count = (_text(answer, name) for name in names)
+            study, uid = _text(answer, "StudyInstanceUID"), _text(answer, "SeriesInstanceUID")
+            instances = int(count) if count.isdecimal() else -1
+            yield SeriesFound(study, uid, modality, description, instances)
 
     def _find(self, level: str, keys: Keys) -> Iterator[Dataset]:
         """Yield the answers of a C-FIND, over an association that stays open."""

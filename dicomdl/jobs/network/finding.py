@@ -1,15 +1,17 @@
 """Which series of an archive meet a query: studies first, then the series of each.
 
 Two steps hold for every archive: a DIMSE server need not find series without their study (PS3.4
-C.4.1.2.1), and a DICOMweb server need not either (PS3.18 table 10.6.1-5).
+C.4.1.2.1), and a DICOMweb server need not either (PS3.18 table 10.6.1-5). Where nothing is said
+about the study, the first step lists all studies; series of known UIDs are asked for by these
+before, and only those are looked for in the listing that the archive said nothing about.
 """
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import NetworkError, UsageError
 from dicomdl.index.text import counted
 from dicomdl.jobs.fetch_ledger import SeriesFound
 from dicomdl.jobs.network.archive import Archive
@@ -86,6 +88,39 @@ def found_in(archive: Archive, query: Query) -> FoundSeries:
     UsageError
         A series is asked for without anything about its study, and the archive does not find it.
     """
+    named = {} if query.names_studies else _named(archive, query.series)
+    series = {uid: each for uid, each in named.items() if each and query.has_series(each)}
+    left = tuple(uid for uid in query.series if uid not in named)
+    listed, others = dict[str, SeriesFound](), 0
+    if left or not query.series:
+        listed, others = _listed(archive, replace(query, series=left))
+    return FoundSeries(
+        str(archive),
+        tuple(sorted({**series, **listed}.values(), key=lambda each: (each.study, each.series))),
+        others,
+    )
+
+
+def _named(archive: Archive, uids: tuple[str, ...]) -> dict[str, SeriesFound | None]:
+    """Return the series of UIDs, None for those that the archive does not have.
+
+    Those are left out that the archive says nothing about, and all after the first of them: they
+    are looked for in the listing then.
+    """
+    named = dict[str, SeriesFound | None]()
+    for uid in uids:
+        try:
+            found = archive.named(uid)
+        except NetworkError:
+            break
+        if found is None:
+            break
+        named[uid] = found[0] if found else None
+    return named
+
+
+def _listed(archive: Archive, query: Query) -> tuple[dict[str, SeriesFound], int]:
+    """Return the series of a listing of studies, and how many studies were not asked for."""
     studies, others = dict[str, None](), set[str]()
     for keys in query.questions():
         for answer in archive.studies(keys):
@@ -95,11 +130,7 @@ def found_in(archive: Archive, query: Query) -> FoundSeries:
             elif uid:
                 others.add(uid)
     series = {each.series: each for each in _series_of(archive, studies, query)}
-    return FoundSeries(
-        str(archive),
-        tuple(sorted(series.values(), key=lambda each: (each.study, each.series))),
-        len(others.difference(studies)),
-    )
+    return series, len(others.difference(studies))
 
 
 def _series_of(archive: Archive, studies: dict[str, None], query: Query) -> Iterator[SeriesFound]:

@@ -67,6 +67,12 @@ class Query:
             told |= {name: list(getattr(self, name))} if getattr(self, name) else {}
         return told
 
+    @property
+    def names_studies(self) -> bool:
+        """Whether any condition but the modality says something about studies."""
+        days = (self.first_day, self.last_day)
+        return bool(self.patients or self.studies or self.accessions or any(days))
+
     def __repr__(self) -> str:
         return f"Query({', '.join(f'{name}={value!r}' for name, value in self.asked.items())})"
 

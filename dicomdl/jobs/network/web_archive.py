@@ -35,6 +35,10 @@ _TAGS: Final[Mapping[str, str]] = {
 }
 
 
+# What a server need not tell of a series unless it is asked for.
+_OF_SERIES: Final = ("SeriesDescription", "NumberOfSeriesRelatedInstances")
+
+
 class WebArchive:
     """A DICOMweb server.
 
@@ -66,17 +70,20 @@ class WebArchive:
 
     def series(self, study: str) -> Iterator[SeriesFound]:
         """Yield the series of a study."""
-        names = ("SeriesDescription", "NumberOfSeriesRelatedInstances")
-        fields = [("includefield", _TAGS[name]) for name in names]
-        for answer in self._pages(f"/studies/{study}/series", fields):
-            count = _text(answer, "NumberOfSeriesRelatedInstances")
-            yield SeriesFound(
-                study,
-                _text(answer, "SeriesInstanceUID"),
-                _text(answer, "Modality"),
-                _text(answer, "SeriesDescription"),
-                int(count) if count.isdecimal() else -1,
-            )
+        for answer in self._pages(f"/studies/{study}/series", _fields(_OF_SERIES)):
+            yield _series(study, answer)
+
+    def named(self, series: str) -> Sequence[SeriesFound] | None:
+        """Return the series of a UID (All Series, PS3.18 10.6).
+
+        None where the server ignores the key, or does not name the study.
+        """
+        fields = _fields(("StudyInstanceUID", "Modality", *_OF_SERIES))
+        answers = list(self._pages("/series", [("SeriesInstanceUID", series), *fields]))
+        found = [each for each in answers if _text(each, "SeriesInstanceUID") == series]
+        studies = [_text(each, "StudyInstanceUID") for each in found]
+        is_told = len(found) == len(answers) and "" not in studies
+        return None if not is_told else list(map(_series, studies, found))
 
     def instances(self, found: SeriesFound) -> Sequence[str]:
         """Return the SOP Instance UIDs of a series."""
@@ -132,6 +139,22 @@ def as_network_error(error: WebError, archive: object) -> NetworkError:
 
 def _place(found: SeriesFound) -> str:
     return f"/studies/{found.study}/series/{found.series}"
+
+
+def _fields(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [("includefield", _TAGS[name]) for name in names]
+
+
+def _series(study: str, answer: Any) -> SeriesFound:
+    """Return a series of an answer."""
+    count = _text(answer, "NumberOfSeriesRelatedInstances")
+    return SeriesFound(
+        study,
+        _text(answer, "SeriesInstanceUID"),
+        _text(answer, "Modality"),
+        _text(answer, "SeriesDescription"),
+        int(count) if count.isdecimal() else -1,
+    )
 
 
 def _key(answer: Any) -> str:

@@ -19,11 +19,14 @@ pytest.importorskip("pynetdicom")
 
 import dicomdl
 from dicomdl.cli.main import main
-from dicomdl.errors import NetworkError
+from dicomdl.errors import NetworkError, PeerFailure
 from dicomdl.jobs.fetch_ledger import Ledger
 from dicomdl.jobs.network import fetching
 from dicomdl.jobs.network.associations import Timeouts
+from dicomdl.jobs.network.dimse_archive import DimseArchive
 from dicomdl.jobs.network.fetch import Access
+from dicomdl.jobs.network.query import Keys
+from dicomdl.jobs.network.web_archive import WebArchive
 
 pytestmark = pytest.mark.slow
 STUDY = "1.2.826.9"
@@ -98,6 +101,19 @@ def test_files_come_as_they_are_stored_and_give_the_same_index(
     assert sorted(mine) == sorted(other)
 
 
+@pytest.mark.parametrize("protocol", ["web", "address"])
+def test_orthanc_finds_a_series_by_its_uid_without_a_listing_of_studies(
+    server: Orthanc, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = WebArchive if protocol == "web" else DimseArchive
+    monkeypatch.setattr(kind, "studies", None)
+    found = dicomdl.find_series(getattr(server, protocol), series=["1.2.826.0", "1.2.826.2"])
+    assert [(each.study, each.series, each.instances) for each in found.series] == [
+        (STUDY, "1.2.826.0", 8),
+        (STUDY, "1.2.826.2", 8),
+    ]
+
+
 @pytest.mark.parametrize("method", ["get", "move"])
 def test_the_archive_of_dcmtk_is_asked_in_the_same_way(
     sent: Path, method: str, tmp_path: Path
@@ -122,6 +138,24 @@ def test_the_archive_of_dcmtk_is_asked_in_the_same_way(
     # dcmtk's archive stores and sends native pixels in the syntax that it prefers.
     pixels = {uid: data for uid, (_, data) in data_of(tmp_path / "got").items()}
     assert pixels == {uid: data for uid, (_, data) in original.items()}
+
+
+@pytest.mark.parametrize("answer", ["an error", "nothing", "another series"])
+def test_an_archive_of_dimse_that_finds_no_series_without_a_study_is_asked_for_its_studies(
+    server: Orthanc, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = DimseArchive._find
+
+    def strict(self: DimseArchive, level: str, keys: Keys) -> Iterator[pydicom.Dataset]:
+        if level == "SERIES" and not keys["StudyInstanceUID"]:
+            if answer == "an error":
+                raise PeerFailure("the identifier does not match", status=0xA900)
+            keys = {**keys, "SeriesInstanceUID": "1.2" if answer == "nothing" else "1.2.826.1"}
+        yield from find(self, level, keys)
+
+    monkeypatch.setattr(DimseArchive, "_find", strict)
+    found = dicomdl.find_series(server.address, series="1.2.826.0")
+    assert [each.series for each in found.series] == ["1.2.826.0"]
 
 
 def test_a_move_to_a_title_that_the_archive_does_not_know_is_a_sentence_with_its_status(

@@ -193,6 +193,46 @@ def test_studies_of_an_archive_that_ignores_the_key_are_left_out(
         fetch(archive, tmp_path, study="1.2.826.8")
 
 
+def searches(archive: FakeArchive) -> list[str]:
+    assert archive.server is not None
+    paths = (asked.path.removeprefix("/dicom-web") for asked in archive.server.log)
+    return [path for path in paths if path.endswith(("/studies", "/series"))]
+
+
+def test_a_series_is_found_by_its_uid_without_a_listing_of_studies(archive: FakeArchive) -> None:
+    found = dicomdl.find_series(archive.url, series=["1.2.826.1", "1.2.826.7"])
+    assert [(each.study, each.series, each.instances) for each in found.series] == [
+        ("1.2.826.9", "1.2.826.1", 5)
+    ]
+    assert searches(archive) == ["/series", "/series"]
+    assert not len(dicomdl.find_series(archive.url, series="1.2.826.1", modality="NM"))
+
+
+@pytest.mark.parametrize("status", [400, 404, 501])
+def test_a_server_that_finds_no_series_without_a_study_is_asked_for_its_studies(
+    archive: FakeArchive, status: int, tmp_path: Path
+) -> None:
+    archive.fault = lambda asked: Answer(status) if asked.path == "/dicom-web/series" else None
+    fetched = fetch(archive, tmp_path, study=(), series=["1.2.826.0", "1.2.826.7"])
+    assert fetched.ok and (fetched.series, fetched.fetched) == (1, 5)
+    assert searches(archive) == ["/series", "/studies", "/studies/1.2.826.9/series"]
+
+
+def test_a_server_that_ignores_the_uid_of_a_series_gives_no_other_one(
+    archive: FakeArchive, tmp_path: Path
+) -> None:
+    archive.narrows = False
+    fetched = fetch(archive, tmp_path, study=(), series="1.2.826.0")
+    assert (fetched.series, fetched.fetched) == (1, 5)
+    assert searches(archive) == ["/series", "/studies", "/studies/1.2.826.9/series"]
+
+
+def test_a_series_of_a_study_that_is_named_is_looked_for_in_it(archive: FakeArchive) -> None:
+    found = dicomdl.find_series(archive.url, study="1.2.826.9", series="1.2.826.0")
+    assert len(found) == 1
+    assert searches(archive) == ["/studies", "/studies/1.2.826.9/series"]
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
 def test_a_status_of_failure_is_a_sentence_without_the_query(
     archive: FakeArchive, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
