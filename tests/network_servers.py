@@ -167,16 +167,28 @@ class Orthanc:
 
 @contextlib.contextmanager
 def orthanc(
-    folder: Path, *, move_to: dict[str, int] | None = None, **options: object
+    folder: Path,
+    *,
+    move_to: dict[str, int] | None = None,
+    tls: Certificates | None = None,
+    **options: object,
 ) -> Iterator[Orthanc]:
-    """Run Orthanc with its DICOMweb plugin; `move_to` is {AE title: port} of receivers."""
+    """Run Orthanc with its DICOMweb plugin; `move_to` is {AE title: port} of receivers.
+
+    With `tls`, its DICOM port and its connections to the receivers have TLS, and it asks for a
+    certificate.
+    """
     command = program("Orthanc")
     plugins = [str(path) for path in _PLUGINS if path.exists()][:1]
     if not plugins:
         pytest.skip("orthanc-dicomweb is not installed")
     folder.mkdir(parents=True, exist_ok=True)
     server = Orthanc(free_port(), free_port())
-    known = {title: [title, "127.0.0.1", port] for title, port in (move_to or {}).items()}
+    known = {
+        title: {"AET": title, "Host": "127.0.0.1", "Port": port, "UseDicomTls": tls is not None}
+        for title, port in (move_to or {}).items()
+    }
+    secured = {} if tls is None else _tls_of_orthanc(tls)
     configuration = {
         "Name": "test",
         "StorageDirectory": str(folder / "storage"),
@@ -194,11 +206,22 @@ def orthanc(
         "DicomModalities": known,
         "Plugins": plugins,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        **secured,
         **options,
     }
     (folder / "orthanc.json").write_text(json.dumps(configuration))
     with _running([command, "orthanc.json"], folder, server.port, server.http_port):
         yield server
+
+
+def _tls_of_orthanc(certificates: Certificates) -> dict[str, object]:
+    return {
+        "DicomTlsEnabled": True,
+        "DicomTlsRemoteCertificateRequired": True,
+        "DicomTlsCertificate": str(certificates.server),
+        "DicomTlsPrivateKey": str(certificates.server_key),
+        "DicomTlsTrustedCertificates": str(certificates.ca),
+    }
 
 
 @contextlib.contextmanager

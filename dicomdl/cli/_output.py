@@ -30,6 +30,7 @@ _IN_SHELL: Final = (
     (r"\bsliders\b", "--sliders"),
     (r"\bpictures=", "--pictures "),
     (r"\bmove=", "--move OLD NEW"),
+    (r"\bTLS\(certificate=, key=\)", "--tls-cert FILE --tls-key FILE"),
     (r"\bwork=", "--work FOLDER"),
     (r"\bmake one with plan\b", "make one with --plan"),
     (r"\b(make) (part \d+/\d+)", r"\1 --\2"),

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydicom.dataset import Dataset
 
-from dicomdl.errors import PeerFailure, UsageError
+from dicomdl.errors import PeerFailure
 from dicomdl.headers.uids import EXPLICIT_LITTLE, TRANSFER_SYNTAXES
 from dicomdl.jobs.fetch_ledger import SeriesFound
 from dicomdl.jobs.network.archive import Take, Wanted
@@ -24,10 +24,10 @@ from dicomdl.jobs.network.associations import (
     Timeouts,
     associated,
     opened,
-    prompt_links,
     pynetdicom,
     storage_classes,
 )
+from dicomdl.jobs.network.listening import Listener, listening
 from dicomdl.jobs.network.peers import Peer
 from dicomdl.jobs.network.query import Keys
 from dicomdl.jobs.network.statuses import (
@@ -151,14 +151,19 @@ class DimseArchive:
         model = net.sop_class.StudyRootQueryRetrieveInformationModelMove
         parts = _portions(instances) if instances else [()]
         with (
-            _receiver(self.peer, port, self.transfer_syntax, got, self.timeouts.answer_s),
+            _receiver(
+                self.peer, port, self.transfer_syntax, got, self.timeouts.answer_s
+            ) as turned_away,
             associated(self.peer, [Context(model)], timeouts=self.timeouts) as association,
         ):
             for part in parts:
                 keys = {**_of(found), "SOPInstanceUID": "\\".join(part)} if part else _of(found)
                 identifier = _identifier("IMAGE" if part else "SERIES", keys)
                 answers = association.send_c_move(identifier, self.peer.own_title, model)
-                _delivered(answers, "C-MOVE", self.peer, got)
+                try:
+                    _delivered(answers, "C-MOVE", self.peer, got)
+                except PeerFailure as error:
+                    raise _with_cause(error, turned_away) from None
 
     def close(self) -> None:
         """Release the association of the searches."""
@@ -286,40 +291,41 @@ def _delivered(answers: Any, service: Service, peer: Peer, got: _Got) -> None:
         )
 
 
+def _with_cause(error: PeerFailure, turned_away: Sequence[str]) -> PeerFailure:
+    """Return an error of a C-MOVE that also says whom the receiver of this side turned away."""
+    if not turned_away:
+        return error
+    return PeerFailure(
+        f"{error}; meanwhile {turned_away[-1]}",
+        status=error.status,
+        is_transient=error.is_transient,
+    )
+
+
 @contextlib.contextmanager
 def _receiver(
     peer: Peer, port: int, transfer_syntax: str, got: _Got, limit_s: float
-) -> Iterator[None]:
+) -> Iterator[list[str]]:
     """Receive what an archive sends to the title of this side, until the block ends.
+
+    Yields the sentences about clients that were turned away, as they come.
 
     Raises
     ------
-    UsageError
+    StorageError
         The port is in use, or may not be listened on.
     """
-    net = pynetdicom()
-    entity = net.AE(peer.own_title)
-    entity.require_called_aet = True
-    entity.maximum_pdu_size = 0
-    syntaxes = [transfer_syntax] if transfer_syntax else _all_syntaxes()
-    for sop_class in storage_classes():
-        entity.add_supported_context(sop_class, syntaxes)
-    secured = None if peer.tls is None else peer.tls.server_context()
+    syntaxes = (transfer_syntax,) if transfer_syntax else tuple(_all_syntaxes())
     # A server on this machine is asked on this machine: nobody else can send.
     host = peer.host if peer.host in ("localhost", "127.0.0.1") else ""
-    handlers = [*prompt_links(limit_s), (net.evt.EVT_C_STORE, got.store_elsewhere)]
-    try:
-        server = entity.start_server(
-            (host, port), block=False, ssl_context=secured, evt_handlers=handlers
-        )
-    except OSError as error:
-        raise UsageError(
-            f"port {port} cannot be listened on for C-MOVE: {error.strerror}", port=port
-        ) from None
-    try:
-        yield
-    finally:
-        server.shutdown()
+    listener = Listener(
+        peer.own_title, port, host, tls=peer.tls, by_its_title_alone=True, idle_s=limit_s
+    )
+    contexts = [Context(each, syntaxes) for each in storage_classes()]
+    turned_away: list[str] = []
+    handlers = [(pynetdicom().evt.EVT_C_STORE, got.store_elsewhere)]
+    with listening(listener, contexts, handlers, turned_away.append):
+        yield turned_away
 
 
 def _all_syntaxes() -> list[str]:

@@ -38,7 +38,8 @@ class Access:
     Attributes
     ----------
     tls
-        Certificates, for ``dicom+tls://`` and ``https://``; those of the system by default.
+        Certificates, for ``dicom+tls://`` and ``https://``; those of the system by default. "move"
+        with TLS needs an own certificate and its key, and listens with TLS, too.
     own_title
         AE title of this side, for DIMSE; ``$DICOMDL_AE_TITLE`` or ``DICOMDL`` by default.
     timeouts
@@ -156,7 +157,8 @@ def fetch(
     NetworkError
         The archive cannot be asked for what it has.
     StorageError
-        The disk is full, or the folder cannot be written. What is there is complete.
+        The disk is full, or the folder cannot be written, or the port of C-MOVE cannot be listened
+        on. What is there is complete.
 
     Examples
     --------
@@ -228,7 +230,8 @@ def _connector(address: str, access: Access) -> Callable[[], Archive]:
     Raises
     ------
     UsageError
-        It is no such address, or has credentials; a transfer syntax is unknown.
+        It is no such address, or has credentials; a transfer syntax is unknown; TLS lacks the
+        certificate that C-MOVE needs.
     """
     syntax = access.transfer_syntax
     if syntax and syntax not in TRANSFER_SYNTAXES:
@@ -239,4 +242,7 @@ def _connector(address: str, access: Access) -> Callable[[], Archive]:
         session = peer.session()
         return lambda: WebArchive(session, syntax or "*")
     port = checked_port(access.port) if access.method == "move" else None
+    if port is not None and peer.tls is not None:
+        # The archive connects to this side, which is a server then.
+        peer.tls.server_context()
     return lambda: DimseArchive(peer, access.timeouts, syntax, port)

@@ -50,6 +50,8 @@ class Listener:
         Associations at once; further ones are rejected for the moment.
     idle_s
         An association without a message for so long is ended, in seconds.
+    by_its_title_alone
+        Whether an association has to name `title`; one that names another is taken otherwise.
     """
 
     title: str = OWN_TITLE
@@ -59,6 +61,7 @@ class Listener:
     tls: TLS | None = None
     most_associations: int = 10
     idle_s: float = 60.0
+    by_its_title_alone: bool = False
 
     def __post_init__(self) -> None:
         checked_title(self.title)
@@ -105,6 +108,7 @@ def listening(
     entity.maximum_pdu_size = 0
     entity.maximum_associations = listener.most_associations
     entity.require_calling_aet = [checked_title(title) for title in listener.allowed]
+    entity.require_called_aet = listener.by_its_title_alone
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = listener.idle_s
     rejected = (net.evt.EVT_REJECTED, lambda event: tell(_rejection(event)))
     server = _started(

@@ -77,7 +77,9 @@ class TLS:
             A certificate or key is absent, or cannot be used.
         """
         if not self.certificate:
-            raise UsageError("a server with TLS needs a certificate and its key")
+            raise UsageError(
+                "a server with TLS needs a certificate and its key: TLS(certificate=, key=)"
+            )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.ca_file:
