@@ -26,6 +26,10 @@ _NO_ANSWER: Final = (
     "the server has not answered in time: its administrator enters AE title, host and port of this "
     "side, or it answers later"
 )
+_NOT_LISTENED: Final = (
+    "; with TLS, its answer on a new connection needs a certificate and its key: "
+    "TLS(certificate=, key=)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,14 @@ def ask_to_commit(
     new = [item for item in items if not ledger.is_committed(item)]
     ledger.committed(item for item in items if ledger.is_committed(item))
     answers = _Answers()
-    with _answered_at(peer, how, answers):
+    with _answered_at(peer, how, answers) as hindered:
         for start in range(0, len(new), _MOST_INSTANCES):
             part = new[start : start + _MOST_INSTANCES]
             try:
                 failures = _asked(peer, part, answers, how, timeouts)
+                if failures is None:
+                    why = _NO_ANSWER + (hindered[-1] if hindered else "")
+                    failures = dict.fromkeys((item.instance for item in part), why)
             except NetworkError as error:
                 failures = dict.fromkeys((item.instance for item in part), str(error))
             ledger.committed(item for item in part if item.instance not in failures)
@@ -120,17 +127,26 @@ class _Answers:
 
 
 @contextlib.contextmanager
-def _answered_at(peer: Peer, how: Commitment, answers: _Answers) -> Iterator[None]:
-    """Listen for answers on a port of our own, if there is one."""
-    if not how.port or (peer.tls is not None and not peer.tls.certificate):
+def _answered_at(peer: Peer, how: Commitment, answers: _Answers) -> Iterator[list[str]]:
+    """Listen for answers on a port of our own, if there is one.
+
+    Yields what kept answers from coming there, in words.
+    """
+    hindered: list[str] = []
+    if how.port and peer.tls is not None and not peer.tls.certificate:
+        hindered.append(_NOT_LISTENED)
+    if not how.port or hindered:
         # Without a certificate of its own, no server can speak TLS.
-        yield
+        yield hindered
         return
     net = pynetdicom()
     listener = Listener(peer.own_title, how.port, how.host, (peer.title,), peer.tls)
     contexts = [Context(net.sop_class.Verification), Context(_push_model(net))]
-    with listening(listener, contexts, [(net.evt.EVT_N_EVENT_REPORT, answers.add)]):
-        yield
+    handlers = [(net.evt.EVT_N_EVENT_REPORT, answers.add)]
+    with listening(
+        listener, contexts, handlers, lambda words: hindered.append(f"; meanwhile {words}")
+    ):
+        yield hindered
 
 
 def _asked(
@@ -139,8 +155,11 @@ def _asked(
     answers: _Answers,
     how: Commitment,
     timeouts: Timeouts | None,
-) -> dict[str, str]:
-    """Ask for some instances; return {instance: why} of those that are not committed."""
+) -> dict[str, str] | None:
+    """Ask for some instances; return {instance: why} of those that are not committed.
+
+    None means that no answer came.
+    """
     net = pynetdicom()
     model = _push_model(net)
     request, transaction = _request(items)
@@ -152,7 +171,7 @@ def _asked(
         # The server may answer on this association while it is open.
         found = answers.wait(transaction, how.wait_s)
     if found is None:
-        return dict.fromkeys((item.instance for item in items), _NO_ANSWER)
+        return None
     done, failed = found
     missing = (item.instance for item in items if item.instance not in done)
     return {each: failed.get(each, "the answer of the server leaves it out") for each in missing}

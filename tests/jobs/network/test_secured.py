@@ -3,7 +3,8 @@
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.request import Request, urlopen
@@ -189,20 +190,26 @@ def test_an_answer_over_tls_comes_on_the_same_association_to_a_side_without_a_ce
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made.server, made.server_key)
-    handlers = [(evt.EVT_C_STORE, lambda event: 0), (evt.EVT_N_ACTION, _commit_soon)]
+    with _committing(context, _commit_soon) as port:
+        peer = parse_peer(secured(port, "SCP"), tls=TLS(str(made.ca)))
+        done = send(peer, sent, commit=Commitment(free_port(), 20.0), progress=False)
+    assert done.ok and len(done.committed) == COUNT, done
+
+
+@contextmanager
+def _committing(tls: ssl.SSLContext, act: Callable[[Any], tuple[int, None]]) -> Iterator[int]:
+    """A server of pynetdicom with TLS that answers to a request for commitment as told."""
     entity = AE("SCP")
     for each in (MRImageStorage, CTImageStorage, StorageCommitmentPushModel):
         entity.add_supported_context(each)
+    handlers = [(evt.EVT_C_STORE, lambda event: 0), (evt.EVT_N_ACTION, act)]
     server = entity.start_server(
-        ("127.0.0.1", 0), block=False, ssl_context=context, evt_handlers=handlers
+        ("127.0.0.1", 0), block=False, ssl_context=tls, evt_handlers=handlers
     )
     try:
-        address = secured(server.server_address[1], "SCP")
-        peer = parse_peer(address, tls=TLS(str(made.ca)))
-        done = send(peer, sent, commit=Commitment(free_port(), 20.0), progress=False)
+        yield server.server_address[1]
     finally:
         entity.shutdown()
-    assert done.ok and len(done.committed) == COUNT, done
 
 
 def _commit_soon(event: Any) -> tuple[int, None]:
@@ -224,3 +231,27 @@ def test_files_whose_commitment_cannot_be_answered_over_tls_are_not_committed(
         done = send(peer, sent, commit=Commitment(0, 2.0), progress=False)
     assert done.stored == COUNT and not done.committed and not done.ok
     assert all("has not answered in time" in why for why in done.not_committed.values())
+
+
+def test_a_side_without_a_certificate_is_told_why_no_answer_can_come_over_tls(
+    made: Certificates, sent: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.server, made.server_key)
+    with _committing(context, lambda event: (0, None)) as port:
+        peer = parse_peer(secured(port, "SCP"), tls=TLS(str(made.ca)))
+        done = send(peer, sent, commit=Commitment(free_port(), 0.5), progress=False)
+    assert done.stored == COUNT and not done.committed and not done.ok
+    assert all("needs a certificate and its key" in why for why in done.not_committed.values())
+
+
+def test_an_answer_without_tls_is_turned_away_with_a_sentence(
+    sent: Path, made: Certificates, own: TLS, tmp_path: Path
+) -> None:
+    back = free_port()
+    known = {"DICOMDL": ["DICOMDL", "127.0.0.1", back]}
+    with orthanc(tmp_path / "orthanc", tls=made, DicomModalities=known) as server:
+        peer = parse_peer(secured(server.port), tls=own)
+        done = send(peer, sent, commit=Commitment(back, 4.0, "127.0.0.1"), progress=False)
+    assert done.stored == COUNT and not done.committed and not done.ok
+    assert all("failed at TLS" in why for why in done.not_committed.values()), done.not_committed
