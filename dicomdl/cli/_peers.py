@@ -14,7 +14,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=float,
-        default=60.0,
         metavar="S",
         help="longest wait for an answer, in seconds (default: 60)",
     )
@@ -57,10 +56,12 @@ def peer_of(given: argparse.Namespace) -> Any:
 
 
 def timeouts_of(given: argparse.Namespace) -> Any:
-    """Return the time limits of the options."""
+    """Return the time limits of the options; None where they name none."""
     from dicomdl.errors import UsageError
-    from dicomdl.jobs.network.associations import Timeouts
+    from dicomdl.jobs.network.peers import Timeouts
 
+    if given.timeout is None:
+        return None
     if not given.timeout > 0:
         raise UsageError(f"--timeout {given.timeout:g}: expected a number above 0")
     return Timeouts(connect_s=min(15.0, given.timeout), answer_s=given.timeout)

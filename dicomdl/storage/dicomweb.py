@@ -38,9 +38,6 @@ from dicomdl.storage._web_login import login_of
 
 # Connections to one server. More requests wait for one of them: a PACS is no object store.
 CONNECTIONS: Final = 16
-CONNECT_S: Final = 10.0
-# Between two pieces of an answer. A server may think about a large series before it begins.
-STALL_S: Final = 60.0
 # An answer that takes longer than this has to bring at least `_LEAST_RATE` bytes a second.
 _PATIENCE_S: Final = 60.0
 _LEAST_RATE: Final = 1024
@@ -57,6 +54,25 @@ _SCHEMES: Final = {"dicomweb+http": "http", "dicomweb+https": "https"}
 
 _Result = TypeVar("_Result")
 Query = Sequence[tuple[str, str]]
+
+
+class Waits(NamedTuple):
+    """How long a server may take, in seconds.
+
+    Attributes
+    ----------
+    connect_s
+        For the connection.
+    answer_s
+        Until an answer begins, and between two pieces of it. A server may think about a large
+        series before it begins.
+    """
+
+    connect_s: float = 10.0
+    answer_s: float = 60.0
+
+
+_WAITS: Final = Waits()
 
 
 class WebError(OSError):
@@ -130,7 +146,7 @@ def plain_url(url: str) -> str:
     return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def session_of(url: str, tls: ssl.SSLContext | None = None) -> "Session":
+def session_of(url: str, tls: ssl.SSLContext | None = None, waits: Waits = _WAITS) -> "Session":
     """Return the session of this process for the service at a URL, with the login of that server.
 
     Parameters
@@ -139,6 +155,8 @@ def session_of(url: str, tls: ssl.SSLContext | None = None) -> "Session":
         The root of the service, such as "https://host/dicom-web". "dicomweb+" may stand before it.
     tls
         How certificates are verified; see `Session`. Such a session is not shared.
+    waits
+        How long the server may take.
 
     Raises
     ------
@@ -151,14 +169,14 @@ def session_of(url: str, tls: ssl.SSLContext | None = None) -> "Session":
     """
     base = plain_url(url)
     if tls is not None:
-        return Session(base, login_of(_origin(base)), tls)
-    return _session(base, login_of(_origin(base)), os.getpid())
+        return Session(base, login_of(_origin(base)), tls, waits)
+    return _session(base, login_of(_origin(base)), waits, os.getpid())
 
 
 # Small: a session per server and login. Sockets belong to the process that opened them.
 @functools.lru_cache(maxsize=64)
-def _session(base: str, login: Login, _process: int) -> "Session":
-    return Session(base, login)
+def _session(base: str, login: Login, waits: Waits, _process: int) -> "Session":
+    return Session(base, login, waits=waits)
 
 
 def _origin(url: str) -> str:
@@ -178,16 +196,23 @@ class Session:
     tls
         How certificates are verified, by default with those of the system or of `SSL_CERT_FILE`.
         A client certificate is loaded into such a context.
+    waits
+        How long the server may take.
     """
 
     def __init__(
-        self, base: str, login: Login | None = None, tls: ssl.SSLContext | None = None
+        self,
+        base: str,
+        login: Login | None = None,
+        tls: ssl.SSLContext | None = None,
+        waits: Waits = _WAITS,
     ) -> None:
         self.base = plain_url(base)
         self._origin = _origin(self.base)
         self._login = login or Login()
+        self._waits = waits
         self._urllib3 = import_extra("urllib3", "asking a DICOMweb server", "net")
-        self._pool = _pool(self._urllib3, self._origin, tls)
+        self._pool = _pool(self._urllib3, self._origin, tls, waits)
 
     def __repr__(self) -> str:
         return f"Session({self.base!r})"
@@ -275,7 +300,7 @@ class Session:
             content_type = reply.headers.get("content-type", "")
             chunks = self._chunks(reply, most_bytes)
             if media_type(content_type) == "multipart/related":
-                with _explained(self._urllib3):
+                with _explained(self._urllib3, self._waits):
                     yield parts_of(chunks, parameter(content_type, "boundary"))
             elif reply.status == 204:
                 yield iter(())
@@ -343,7 +368,7 @@ class Session:
             sent["Authorization"] = self._login.authorization
         reply = None
         try:
-            with _explained(self._urllib3):
+            with _explained(self._urllib3, self._waits):
                 for _ in range(_MOST_REDIRECTIONS + 1):
                     reply = self._pool.urlopen(
                         method,
@@ -381,7 +406,7 @@ class Session:
     def _chunks(self, reply: Any, most_bytes: int) -> Iterator[bytes]:
         """Yield the body of an answer, as it comes."""
         begun, total = time.monotonic(), 0
-        with _explained(self._urllib3):
+        with _explained(self._urllib3, self._waits):
             while chunk := reply.read1(_CHUNK_BYTES):
                 total += len(chunk)
                 if total > most_bytes:
@@ -396,13 +421,13 @@ class Session:
                 yield chunk
 
 
-def _pool(urllib3: Any, origin: str, tls: ssl.SSLContext | None) -> Any:
+def _pool(urllib3: Any, origin: str, tls: ssl.SSLContext | None, waits: Waits) -> Any:
     """Return the connections to a server, through the proxy of the environment if there is one."""
     parts = urlsplit(origin)
     options: dict[str, Any] = {
         "maxsize": CONNECTIONS,
         "block": True,
-        "timeout": urllib3.Timeout(connect=CONNECT_S, read=STALL_S),
+        "timeout": urllib3.Timeout(connect=waits.connect_s, read=waits.answer_s),
     }
     if parts.scheme == "https":
         options["ssl_context"] = tls or ssl.create_default_context()
@@ -486,10 +511,10 @@ def _require_answer(reply: Any, method: str) -> None:
 class _explained:
     """A context that replaces errors of urllib3 and of sockets by a `WebError`."""
 
-    __slots__ = ("_urllib3",)
+    __slots__ = ("_urllib3", "_waits")
 
-    def __init__(self, urllib3: Any) -> None:
-        self._urllib3 = urllib3
+    def __init__(self, urllib3: Any, waits: Waits) -> None:
+        self._urllib3, self._waits = urllib3, waits
 
     def __enter__(self) -> None:
         return None
@@ -498,10 +523,10 @@ class _explained:
         if isinstance(error, WebError) or not isinstance(error, Exception):
             return
         if isinstance(error, self._urllib3.exceptions.HTTPError | OSError):
-            raise _as_web_error(error, self._urllib3.exceptions) from None
+            raise _as_web_error(error, self._urllib3.exceptions, self._waits) from None
 
 
-def _as_web_error(error: Exception, known: Any) -> WebError:
+def _as_web_error(error: Exception, known: Any, waits: Waits) -> WebError:
     if (
         isinstance(error, OSError)
         and error.strerror
@@ -515,7 +540,7 @@ def _as_web_error(error: Exception, known: Any) -> WebError:
             "or expired; SSL_CERT_FILE names the certificates of an issuer of your own",
         )
     if isinstance(error, known.ReadTimeoutError):
-        return WebError(errno.ETIMEDOUT, f"the server was silent for {STALL_S:g} s")
+        return WebError(errno.ETIMEDOUT, f"the server was silent for {waits.answer_s:g} s")
     # A kind of NewConnectionError, and that a kind of ConnectTimeoutError.
     if isinstance(error, known.NameResolutionError):
         return WebError(errno.EHOSTUNREACH, "no server of this name is known")

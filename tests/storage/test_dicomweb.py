@@ -16,7 +16,7 @@ from web_server import Answer, Asked, as_json, multipart, serving
 from dicomdl.errors import StorageError, UsageError
 from dicomdl.storage import dicomweb
 from dicomdl.storage._web_login import FILE, PASSWORD, TOKEN, USER, Login, login_of
-from dicomdl.storage.dicomweb import Session, WebError, session_of
+from dicomdl.storage.dicomweb import Session, Waits, WebError, session_of
 
 pytest.importorskip("urllib3")
 
@@ -132,7 +132,6 @@ def test_what_failed_on_the_way_is_asked_for_again_a_few_times(fault: Answer | N
 
 
 def test_a_silent_server_and_one_that_trickles_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicomweb, "STALL_S", 0.2)
     monkeypatch.setattr(dicomweb, "_PATIENCE_S", 0.3)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\n"
 
@@ -152,7 +151,7 @@ def test_a_silent_server_and_one_that_trickles_are_left(monkeypatch: pytest.Monk
                     continue
 
     with serving(answer) as server:
-        session = Session(server.url)
+        session = Session(server.url, waits=Waits(answer_s=0.2))
         with pytest.raises(WebError, match="was silent"):
             session.json("/silent")
         with pytest.raises(WebError, match="trickles"):

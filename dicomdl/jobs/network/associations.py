@@ -12,13 +12,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import AssociationRejected, NetworkError
 from dicomdl.extras import import_extra
 from dicomdl.headers.uids import RETIRED_STORAGE
-from dicomdl.jobs.network.peers import Peer
+from dicomdl.jobs.network.peers import Peer, Timeouts
 
 # Presentation contexts have odd numbers from 1 to 255 (PS3.8 9.3.2.2).
 MOST_CONTEXTS: Final = 128
@@ -53,22 +52,6 @@ class Context(NamedTuple):
     sop_class: str
     syntaxes: tuple[str, ...] = ()
     receives: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long a server may take, in seconds.
-
-    Attributes
-    ----------
-    connect_s
-        For the connection.
-    answer_s
-        For an answer, and between two parts of a message.
-    """
-
-    connect_s: float = 15.0
-    answer_s: float = 60.0
 
 
 def pynetdicom() -> Any:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dicomdl.errors import NetworkError
-from dicomdl.jobs.network.associations import Context, Timeouts, associated, pynetdicom
+from dicomdl.jobs.network.associations import Context, associated, pynetdicom
 from dicomdl.jobs.network.listening import Listener, listening
 from dicomdl.jobs.network.outgoing import Outgoing
-from dicomdl.jobs.network.peers import LISTENING_PORT, Peer
+from dicomdl.jobs.network.peers import LISTENING_PORT, Peer, Timeouts
 from dicomdl.jobs.network.sent import SendLedger
 from dicomdl.jobs.network.statuses import SUCCESS, checked, sentence
 

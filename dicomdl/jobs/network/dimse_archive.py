@@ -21,14 +21,13 @@ from dicomdl.jobs.network.archive import Take, Wanted
 from dicomdl.jobs.network.associations import (
     MOST_CONTEXTS,
     Context,
-    Timeouts,
     associated,
     opened,
     pynetdicom,
     storage_classes,
 )
 from dicomdl.jobs.network.listening import Listener, listening
-from dicomdl.jobs.network.peers import Peer
+from dicomdl.jobs.network.peers import Peer, Timeouts
 from dicomdl.jobs.network.query import Keys
 from dicomdl.jobs.network.statuses import (
     PROCESSING_FAILURE,

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 
 from dicomdl.errors import NetworkError
-from dicomdl.jobs.network.associations import Context, Timeouts, associated, pynetdicom
-from dicomdl.jobs.network.peers import Peer, Service
+from dicomdl.jobs.network.associations import Context, associated, pynetdicom
+from dicomdl.jobs.network.peers import Peer, Service, Timeouts
 from dicomdl.jobs.network.statuses import checked
 from dicomdl.storage.dicomweb import WebError
 
@@ -42,7 +42,7 @@ def echo(peer: Peer | Service, *, timeouts: Timeouts | None = None) -> Echo:
     peer
         The server.
     timeouts
-        How long a server of DIMSE may take.
+        How long the server may take.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def echo(peer: Peer | Service, *, timeouts: Timeouts | None = None) -> Echo:
         It cannot be reached, rejects the association, or answers with a failure.
     """
     if isinstance(peer, Service):
-        return _looked_for(peer)
+        return _looked_for(peer, timeouts)
     verification = pynetdicom().sop_class.Verification
     begin = time.perf_counter()
     with associated(peer, [Context(verification)], timeouts=timeouts) as association:
@@ -66,8 +66,8 @@ def echo(peer: Peer | Service, *, timeouts: Timeouts | None = None) -> Echo:
     return Echo(peer, (opened - begin) * 1e3, (answered - opened) * 1e3, str(name or ""))
 
 
-def _looked_for(service: Service) -> Echo:
-    session = service.session()
+def _looked_for(service: Service, timeouts: Timeouts | None) -> Echo:
+    session = service.session(timeouts)
     begin = time.perf_counter()
     try:
         session.json("/studies", [("limit", "1")])

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from dicomdl.errors import UsageError
@@ -10,7 +10,6 @@ from dicomdl.headers.uids import TRANSFER_SYNTAXES
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.fetch_ledger import FOLDER, Ledger
 from dicomdl.jobs.network.archive import Archive
-from dicomdl.jobs.network.associations import Timeouts
 from dicomdl.jobs.network.dimse_archive import DimseArchive
 from dicomdl.jobs.network.fetching import Fetched, Fetching, require_folder
 from dicomdl.jobs.network.finding import FoundSeries, found_in, require_some
@@ -18,6 +17,7 @@ from dicomdl.jobs.network.peers import (
     LISTENING_PORT,
     TLS,
     Service,
+    Timeouts,
     checked_port,
     parse_server,
 )
@@ -43,7 +43,8 @@ class Access:
     own_title
         AE title of this side, for DIMSE; ``$DICOMDL_AE_TITLE`` or ``DICOMDL`` by default.
     timeouts
-        How long the archive may take.
+        How long the archive may take, by either protocol; by default `Timeouts()`, and 10 s for
+        the connection to a DICOMweb server.
     transfer_syntax
         UID that files are asked for in; "" for the one that they are stored in.
     method
@@ -55,7 +56,7 @@ class Access:
 
     tls: TLS | None = None
     own_title: str | None = None
-    timeouts: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts | None = None
     transfer_syntax: str = ""
     method: Literal["get", "move"] = "get"
     port: int = LISTENING_PORT
@@ -239,10 +240,10 @@ def _connector(address: str, access: Access) -> Callable[[], Archive]:
     # Here, so that an address with credentials is refused before anything is made.
     peer = parse_server(address, own_title=access.own_title, tls=access.tls)
     if isinstance(peer, Service):
-        session = peer.session()
+        session = peer.session(access.timeouts)
         return lambda: WebArchive(session, syntax or "*")
     port = checked_port(access.port) if access.method == "move" else None
     if port is not None and peer.tls is not None:
         # The archive connects to this side, which is a server then.
         peer.tls.server_context()
-    return lambda: DimseArchive(peer, access.timeouts, syntax, port)
+    return lambda: DimseArchive(peer, access.timeouts or Timeouts(), syntax, port)

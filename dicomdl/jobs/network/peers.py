@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from dicomdl.errors import UsageError
-from dicomdl.storage.dicomweb import Session, is_service, plain_url, session_of
+from dicomdl.storage.dicomweb import Session, Waits, is_service, plain_url, session_of
 from dicomdl.storage.objects import without_secrets
 
 PLAIN: Final = "dicom"
@@ -102,6 +102,22 @@ class TLS:
 
 
 @dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a server may take, in seconds.
+
+    Attributes
+    ----------
+    connect_s
+        For the connection.
+    answer_s
+        For an answer, and between two parts of one.
+    """
+
+    connect_s: float = 15.0
+    answer_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """A DICOM server, and how this side calls itself.
 
@@ -152,15 +168,23 @@ class Service:
     def __str__(self) -> str:
         return self.url
 
-    def session(self) -> Session:
+    def session(self, timeouts: Timeouts | None = None) -> Session:
         """Return a session, with the login of the environment.
+
+        Parameters
+        ----------
+        timeouts
+            How long the service may take; as for a DICOMweb root of `scan` by default.
 
         Raises
         ------
         UsageError
             A certificate or a login cannot be used.
         """
-        return session_of(self.url, None if self.tls is None else self.tls.client_context())
+        tls = None if self.tls is None else self.tls.client_context()
+        if timeouts is None:
+            return session_of(self.url, tls)
+        return session_of(self.url, tls, Waits(timeouts.connect_s, timeouts.answer_s))
 
 
 def parse_server(

@@ -24,14 +24,13 @@ from dicomdl.index.index import Index
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.network.associations import (
     Context,
-    Timeouts,
     accepts,
     associated,
     portions,
 )
 from dicomdl.jobs.network.commitment import Commitment, ask_to_commit
 from dicomdl.jobs.network.outgoing import Outgoing, Unsent, on_disk, outgoing
-from dicomdl.jobs.network.peers import Peer, Service, parse_server
+from dicomdl.jobs.network.peers import Peer, Service, Timeouts, parse_server
 from dicomdl.jobs.network.sent import SendLedger, Sent
 from dicomdl.jobs.network.statuses import SUCCESS, checked, sentence
 from dicomdl.jobs.network.stowing import stow
@@ -100,7 +99,7 @@ def send(
         new = [item for item in items if not record.has(item)]
         with progress_bar(total=len(new), unit="file", desc="sending", shown=progress) as bar:
             if isinstance(peer, Service):
-                stow(peer.session(), new, record, bar.update)
+                stow(peer.session(timeouts), new, record, bar.update)
             else:
                 _Storing(peer, record, bar.update, timeouts).store(new)
         if commit and not isinstance(peer, Service):

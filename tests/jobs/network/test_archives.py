@@ -22,9 +22,9 @@ from dicomdl.cli.main import main
 from dicomdl.errors import NetworkError, PeerFailure
 from dicomdl.jobs.fetch_ledger import Ledger
 from dicomdl.jobs.network import fetching
-from dicomdl.jobs.network.associations import Timeouts
 from dicomdl.jobs.network.dimse_archive import DimseArchive
 from dicomdl.jobs.network.fetch import Access
+from dicomdl.jobs.network.peers import Timeouts
 from dicomdl.jobs.network.query import Keys
 from dicomdl.jobs.network.web_archive import WebArchive
 

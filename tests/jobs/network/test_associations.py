@@ -30,13 +30,12 @@ from dicomdl.cli.main import main
 from dicomdl.errors import AssociationRejected, NetworkError, PeerFailure
 from dicomdl.jobs.network.associations import (
     Context,
-    Timeouts,
     _Checkpoint,
     associated,
     portions,
 )
 from dicomdl.jobs.network.echoing import echo
-from dicomdl.jobs.network.peers import TLS, Service, parse_peer
+from dicomdl.jobs.network.peers import TLS, Service, Timeouts, parse_peer
 
 QUICK = Timeouts(connect_s=5.0, answer_s=1.0)
 

@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from fake_archive import FakeArchive, archive_of, cut
 from network_servers import make_certificates
 from phantoms import write_series
-from web_server import Answer, Asked, multipart
+from web_server import Answer, Asked, multipart, serving
 
 pytest.importorskip("urllib3")
 pytest.importorskip("pynetdicom")
@@ -21,7 +22,7 @@ from dicomdl.errors import NetworkError, StorageError, UsageError
 from dicomdl.jobs.fetch_ledger import Ledger
 from dicomdl.jobs.network import fetching
 from dicomdl.jobs.network.fetch import Access
-from dicomdl.jobs.network.peers import TLS
+from dicomdl.jobs.network.peers import TLS, Timeouts
 from dicomdl.storage import publishing
 
 
@@ -335,6 +336,31 @@ def test_credentials_are_sent_and_stand_in_no_file_and_no_message(
         assert path.is_dir() or b"SECRET" not in path.read_bytes()
     assert main(["fetch", "https://me:SECRET@host/dicom-web", "--list", "--modality", "CT"]) == 2
     assert "SECRET" not in capsys.readouterr().err
+
+
+def test_the_time_limits_of_this_side_hold_for_dicomweb_too(
+    sent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_over, silent = threading.Event(), "was silent for 0.2 s"
+    timeouts = Timeouts(5.0, 0.2)
+    with serving(lambda *_: Answer() if is_over.wait(60) else None) as server:
+        try:
+            with pytest.raises(NetworkError, match=silent):
+                access = Access(timeouts=timeouts)
+                dicomdl.fetch(server.url, tmp_path, study="1.2", access=access, progress=False)
+            with pytest.raises(NetworkError, match=silent):
+                dicomdl.send(server.url, sent, timeouts=timeouts, progress=False)
+            assert main(["echo", server.url, "--timeout", "0.2"]) == 1
+            told = capsys.readouterr()
+            assert silent in told.out + told.err
+        finally:
+            is_over.set()
+
+
+@pytest.mark.parametrize("words", ["0", "-1", "nan"])
+def test_a_time_limit_is_above_0(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["echo", "http://127.0.0.1:1", "--timeout", words]) == 2
+    assert "expected a number above 0" in capsys.readouterr().err
 
 
 def test_a_list_prints_no_identity(

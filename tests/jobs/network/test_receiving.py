@@ -25,10 +25,10 @@ from pynetdicom.sop_class import CTImageStorage
 import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import AssociationRejected, NetworkError, StorageError, UsageError
-from dicomdl.jobs.network.associations import Context, Timeouts, associated
+from dicomdl.jobs.network.associations import Context, associated
 from dicomdl.jobs.network.echoing import echo
 from dicomdl.jobs.network.listening import Listener
-from dicomdl.jobs.network.peers import TLS, Peer
+from dicomdl.jobs.network.peers import TLS, Peer, Timeouts
 from dicomdl.jobs.network.placing import Placing
 from dicomdl.jobs.network.receiving import Receiver, receive
 from dicomdl.storage import publishing

@@ -30,11 +30,10 @@ import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import NetworkError, UsageError
 from dicomdl.jobs.network import dimse_archive, fetching
-from dicomdl.jobs.network.associations import Timeouts
 from dicomdl.jobs.network.commitment import Commitment
 from dicomdl.jobs.network.fetch import Access
 from dicomdl.jobs.network.listening import Listener
-from dicomdl.jobs.network.peers import TLS, parse_peer
+from dicomdl.jobs.network.peers import TLS, Timeouts, parse_peer
 from dicomdl.jobs.network.receiving import Receiver
 from dicomdl.jobs.network.sending import send
 

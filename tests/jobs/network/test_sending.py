@@ -34,9 +34,8 @@ from pynetdicom.sop_class import CTImageStorage, StorageCommitmentPushModel, Ver
 import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import NetworkError, UsageError
-from dicomdl.jobs.network.associations import Timeouts
 from dicomdl.jobs.network.commitment import Commitment
-from dicomdl.jobs.network.peers import TLS, Peer, parse_peer
+from dicomdl.jobs.network.peers import TLS, Peer, Timeouts, parse_peer
 from dicomdl.jobs.network.sending import send
 
 NAMES = ("CT_small.dcm", "ExplVR_BigEnd.dcm", "JPEG2000.dcm", "MR_small_RLE.dcm")
