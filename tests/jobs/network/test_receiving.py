@@ -253,6 +253,13 @@ def test_only_allowed_titles_may_send(tmp_path: Path) -> None:
     assert any("SOMEBODY" in line and "rejected" in line for line in told)
 
 
+def test_an_association_that_names_another_title_is_rejected_if_asked_for(tmp_path: Path) -> None:
+    with receiving(tmp_path, by_its_title_alone=True) as receiver:
+        echo(Peer("127.0.0.1", receiver.port, "DICOMDL"))
+        with pytest.raises(AssociationRejected, match="its AE title is not OTHER"):
+            echo(Peer("127.0.0.1", receiver.port, "OTHER"))
+
+
 @pytest.mark.slow
 def test_a_client_without_the_right_certificate_is_refused(tmp_path: Path) -> None:
     made, others = make_certificates(tmp_path / "a"), make_certificates(tmp_path / "b")

@@ -28,7 +28,7 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage, StorageCommitme
 
 import dicomdl
 from dicomdl.cli.main import main
-from dicomdl.errors import NetworkError, UsageError
+from dicomdl.errors import NetworkError, StorageError, UsageError
 from dicomdl.jobs.network import dimse_archive, fetching
 from dicomdl.jobs.network.commitment import Commitment
 from dicomdl.jobs.network.fetch import Access
@@ -176,6 +176,18 @@ def test_a_client_that_says_nothing_does_not_stop_a_move(
         access = Access(own, timeouts=QUICK, method="move", port=port)
         fetched = fetch(secured(archive.port), tmp_path, access)
     assert fetched.ok and fetched.fetched == COUNT, fetched
+
+
+def test_a_port_of_a_move_that_is_in_use_is_named_and_nothing_is_written(
+    archive: Orthanc, own: TLS, port: int, tmp_path: Path
+) -> None:
+    access = Access(own, timeouts=QUICK, method="move", port=port)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(StorageError, match=f"port {port} cannot be listened on"),
+    ):
+        fetch(secured(archive.port), tmp_path, access)
+    assert not list(tmp_path.rglob("*.dcm"))
 
 
 def test_orthanc_commits_over_tls(archive: Orthanc, sent: Path, own: TLS, port: int) -> None:
