@@ -5,6 +5,7 @@ This is the only module that imports urllib3. It moves bytes, and knows no DICOM
 
 - Certificates are verified always. `SSL_CERT_FILE` names those of an issuer of one's own.
 - Credentials come from `_web_login`, and are sent to the server that the user named and no other.
+- Over plain HTTP to another machine they are readable on the way: a warning, once per host.
 - A redirection to another server is an error. One on the same server is followed.
 - Requests that failed on the way, and those that the server cannot answer now (429, 502 to 504),
   are repeated with growing pauses. A `Session` repeats nothing that it has begun to hand out.
@@ -18,16 +19,18 @@ Requests are made in parallel by threads, which share a session; a forked proces
 import contextlib
 import errno
 import functools
+import ipaddress
 import os
 import random
 import ssl
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import DicomdlWarning, UsageError
 from dicomdl.extras import import_extra
 from dicomdl.storage import json_texts
 from dicomdl.storage._multipart import Part as Part
@@ -211,6 +214,9 @@ class Session:
         self._origin = _origin(self.base)
         self._login = login or Login()
         self._waits = waits
+        if self._login.authorization:
+            parts = urlsplit(self.base)
+            _warn_if_readable(parts.scheme, parts.hostname or "")
         self._urllib3 = import_extra("urllib3", "asking a DICOMweb server", "net")
         self._pool = _pool(self._urllib3, self._origin, tls, waits)
 
@@ -421,6 +427,27 @@ class Session:
                 yield chunk
 
 
+# Small: a host's name. It is kept, so that a host is warned of once.
+@functools.lru_cache(maxsize=64)
+def _warn_if_readable(scheme: str, host: str) -> None:
+    """Warn where credentials leave this machine without TLS."""
+    if scheme != "http" or _is_this_machine(host):
+        return
+    warnings.warn(
+        f"the password or token for {host} can be read by everyone on the way, since http:// does "
+        f"not encrypt: name the service https://{host}/...",
+        DicomdlWarning,
+        stacklevel=4,
+    )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _pool(urllib3: Any, origin: str, tls: ssl.SSLContext | None, waits: Waits) -> Any:
     """Return the connections to a server, through the proxy of the environment if there is one."""
     parts = urlsplit(origin)
@@ -434,7 +461,7 @@ def _pool(urllib3: Any, origin: str, tls: ssl.SSLContext | None, waits: Waits) -
     proxy = getproxies().get(parts.scheme)
     host = parts.hostname or ""
     try:
-        if not proxy or host in ("localhost", "127.0.0.1", "::1") or proxy_bypass(host):
+        if not proxy or _is_this_machine(host) or proxy_bypass(host):
             return urllib3.PoolManager(**options).connection_from_url(origin)
         login = urlsplit(proxy)
         headers = None

@@ -6,6 +6,7 @@ import gzip
 import pickle
 import socket
 import ssl
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from network_servers import make_certificates
 from web_server import Answer, Asked, as_json, multipart, serving
 
-from dicomdl.errors import StorageError, UsageError
+from dicomdl.errors import DicomdlWarning, StorageError, UsageError
 from dicomdl.storage import dicomweb
 from dicomdl.storage._web_login import FILE, PASSWORD, TOKEN, USER, Login, login_of
 from dicomdl.storage.dicomweb import Session, Waits, WebError, session_of
@@ -204,6 +205,28 @@ def test_credentials_are_sent_to_their_server_and_shown_nowhere(
     for secret in (session, Login.bearer("s3cret")):
         with pytest.raises(TypeError):
             pickle.dumps(secret)
+
+
+def test_credentials_over_plain_http_to_another_machine_are_warned_of_once_per_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dicomweb._warn_if_readable.cache_clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        session_of("http://pacs.example/none")
+        monkeypatch.setenv(TOKEN, "s3cret")
+        for url in ("http://127.0.0.1:1/x", "http://[::1]:1/x", "http://localhost/x"):
+            session_of(url)
+        session_of("https://pacs.example/x")
+        assert not told
+        for url in ("http://pacs.example/a", "dicomweb+http://pacs.example:8042/b"):
+            session_of(url)
+        session_of("http://10.0.0.1/a")
+    assert [each.category for each in told] == [DicomdlWarning] * 2
+    text = str(told[0].message)
+    assert "pacs.example can be read" in text and "https://pacs.example/" in text
+    assert "10.0.0.1" in str(told[1].message)
+    assert "s3cret" not in text
 
 
 def test_a_file_of_credentials_that_others_can_read_or_that_is_malformed_is_refused(
