@@ -46,6 +46,11 @@ struct Change {
 int take_change(PyObject *given, int has_mask, Change *change);
 void drop_change(Change *change);
 
+#ifndef _WIN32
+/* Read so many bytes at an offset of an open file; 0 where it has fewer, or the system fails. */
+int read_fully(int descriptor, char *buffer, int64_t length, int64_t offset);
+#endif
+
 /* Each ends with an entry of zeros. */
 extern PyMethodDef bits_methods[];
 extern PyMethodDef ranges_methods[];

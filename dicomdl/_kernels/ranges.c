@@ -7,8 +7,6 @@
 #ifndef _WIN32
 #include <stdint.h>
 #include <string.h>
-#include <sys/types.h>
-#include <unistd.h>
 
 /* Per range: its offset in the file, its rows, their bytes, the first byte that is kept of each
  * row, how many are kept, and their place in the buffer. */
@@ -39,21 +37,6 @@ is_inside(const Range *range, Py_ssize_t out, Py_ssize_t band)
     }
     return range->place >= 0 && range->place <= out &&
            range->rows <= (out - range->place) / range->width;
-}
-
-static int
-read_fully(int descriptor, char *buffer, int64_t length, int64_t offset)
-{
-    while (length > 0) {
-        ssize_t found = pread(descriptor, buffer, (size_t)length, (off_t)offset);
-        if (found <= 0) {
-            return 0;
-        }
-        buffer += found;
-        length -= found;
-        offset += found;
-    }
-    return 1;
 }
 
 static int

@@ -106,8 +106,8 @@ open_piece(Block *block, Py_ssize_t piece)
     return 1;
 }
 
-static int
-read_fully(int descriptor, char *buffer, Py_ssize_t length, int64_t offset)
+int
+read_fully(int descriptor, char *buffer, int64_t length, int64_t offset)
 {
     while (length > 0) {
         ssize_t found = pread(descriptor, buffer, (size_t)length, (off_t)offset);
