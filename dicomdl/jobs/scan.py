@@ -116,8 +116,8 @@ def scan(
         same roots updates. An update reads new and changed files only and drops deleted ones. The
         old index stays valid until the new one is complete.
     workers
-        Number of processes that read headers. The default is one per core for large folders, and
-        this process alone for small ones.
+        Number of processes that read headers. By default this process begins alone, and one per
+        core takes the rest where that saves more than a second.
     progress
         Show a progress bar with files per second.
     follow_links
