@@ -43,6 +43,10 @@ _SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "problems": PROBLEMS_SCHEMA,
     "annotations": ANNOTATIONS_SCHEMA,
 }
+# By name: a schema searches its fields for each name.
+_TYPES: Final[Mapping[str, Mapping[str, pa.DataType]]] = {
+    table: {field.name: field.type for field in schema} for table, schema in _SCHEMAS.items()
+}
 # Of the columns that a scan adds to `frames` by `attributes`.
 _EXTRA_TYPES: Final = (TEXT, pa.int64(), pa.float64(), pa.bool_(), pa.list_(pa.float64()))
 _CODES: Final = (pa.int8(), pa.int16(), pa.int32())
@@ -135,13 +139,14 @@ def _faults_of_types(name: str, table: Table) -> Iterator[str]:
     except (pa.ArrowException, ValueError, OverflowError) as error:
         yield f"a column that is left out: {error}"
         return
-    expected, found = _SCHEMAS[name], arrow.schema
-    if len(set(found.names)) != len(found.names):
+    expected, fields = _TYPES[name], list(arrow.schema)
+    names = {field.name for field in fields}
+    if len(names) != len(fields):
         yield "a column twice"
-    for field in expected:
-        if field.name not in found.names:
-            yield f"no column {field.name}"
-    for field in found:
+    for column in expected:
+        if column not in names:
+            yield f"no column {column}"
+    for field in fields:
         kind = field.type
         if pa.types.is_dictionary(kind):
             inner = kind.value_type
@@ -149,8 +154,8 @@ def _faults_of_types(name: str, table: Table) -> Iterator[str]:
             if kind.index_type not in _CODES or not (is_number or inner == TEXT):
                 yield f"{field.name} is encoded as {kind}"
             kind = kind.value_type
-        if field.name in expected.names:
-            if kind != expected.field(field.name).type:
+        if field.name in expected:
+            if kind != expected[field.name]:
                 yield f"{field.name} holds {kind}"
         elif name != "frames" or not (
             kind in _EXTRA_TYPES
