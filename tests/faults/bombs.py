@@ -8,14 +8,17 @@ from faults import writing
 from faults.writing import (
     DEFLATED,
     EXPLICIT_LITTLE,
+    FILLING,
     JPEG,
     JPEG_2000,
     JPEG_LS,
+    PIXEL_DATA,
     PROGRESSIVE,
     RLE,
     Changes,
     encapsulated,
     file,
+    inflating,
     native,
     text,
     us,
@@ -59,28 +62,29 @@ def million_frames() -> list[bytes]:
 
 def long_text(size: int = 60 << 20) -> list[bytes]:
     """62 kB: a deflated text of 60 MiB in an unlimited VR of an attribute that is stored."""
-    description = element(0x0008103E, b"UT", b"A" * size)
-    return [file(DEFLATED, image(native(bytes(16)), before=description))]
+    description = element(0x0008103E, b"UT", FILLING, length=size)
+    return [inflating(image(native(bytes(16)), before=description), size, b"A")]
 
 
 def long_unknown(size: int = 60 << 20) -> list[bytes]:
     """As `long_text`, in VR UN."""
-    return [
-        file(DEFLATED, image(native(bytes(16)), before=element(0x0008103E, b"UN", b"A" * size)))
-    ]
+    description = element(0x0008103E, b"UN", FILLING, length=size)
+    return [inflating(image(native(bytes(16)), before=description), size, b"A")]
 
 
 def long_sequence(size: int = 60 << 20) -> list[bytes]:
     """60 MiB of zeros in an attribute that nothing wants."""
-    other = element(0x00091010, b"OB", bytes(size))
-    return [file(DEFLATED, image(native(bytes(16)), before=other))]
+    other = element(0x00091010, b"OB", FILLING, length=size)
+    return [inflating(image(native(bytes(16)), before=other), size)]
 
 
 def wanted_sequence(size: int = 60 << 20) -> list[bytes]:
     """60 MiB in a sequence that the reader keeps: a private element in the functional groups."""
-    item = element(ITEM, b"", element(0x00091010, b"OB", bytes(size)))
-    groups = element(0x52009229, b"SQ", item, length=len(item))
-    return [file(DEFLATED, image(b"") + groups + native(bytes(16)))]
+    other = element(0x00091010, b"OB", FILLING, length=size)
+    length = len(other) - len(FILLING) + size
+    item = element(ITEM, b"", other, length=length)
+    groups = element(0x52009229, b"SQ", item, length=length + 8)
+    return [inflating(image(b"") + groups + native(bytes(16)), size)]
 
 
 def many_texts(count: int = 900) -> list[bytes]:
@@ -163,12 +167,14 @@ def deflated_pixels(size: int = 200 << 20) -> list[bytes]:
     """208 kB that inflate to 200 MiB of pixels, of which one frame is small."""
     side = 64
     frames = size // side**2
-    return [file(DEFLATED, image(native(bytes(size)), side, side, frames=frames))]
+    pixels = element(PIXEL_DATA, b"OB", FILLING, length=size)
+    return [inflating(image(pixels, side, side, frames=frames), size)]
 
 
 def deflated_frame(size: int = 15_000) -> list[bytes]:
     """One deflated frame of 15,000 x 15,000 zeros."""
-    return [file(DEFLATED, image(native(bytes(size**2)), size, size))]
+    pixels = element(PIXEL_DATA, b"OB", FILLING, length=size**2)
+    return [inflating(image(pixels, size, size), size**2)]
 
 
 def rle_frame() -> list[bytes]:

@@ -29,6 +29,8 @@ JPEG_2000 = b"1.2.840.10008.1.2.4.90"
 CT = b"1.2.840.10008.5.1.4.1.1.2"
 PREAMBLE = bytes(128)
 PIXEL_DATA = 0x7FE00010
+# Of a data set: bytes that are not made before they are deflated. See `inflating`.
+FILLING = b"<filling>"
 _MIB = 1 << 20
 # Bytes of one number, for VRs of binary numbers.
 _WIDTHS = {b"US": 2, b"SS": 2, b"OW": 2, b"AT": 2, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8}
@@ -127,20 +129,25 @@ def file(syntax: bytes, data_set: bytes, *, preamble: bytes = PREAMBLE) -> bytes
     return preamble + b"DICM" + meta(syntax) + data_set
 
 
-def deflated(data_set: bytes, level: int = 9) -> bytes:
-    """Return a data set deflated; mebibytes that occur more than once are deflated once."""
-    if len(data_set) < 2 * _MIB:
-        return _deflated(data_set, level, zlib.Z_FINISH)
-    packed: dict[bytes, bytes] = {}
-    parts = [data_set[at : at + _MIB] for at in range(0, len(data_set), _MIB)]
-    for part in parts:
-        if part not in packed:
-            packed[part] = _deflated(part, level, zlib.Z_FULL_FLUSH)
-    return b"".join(packed[part] for part in parts) + _deflated(b"", level, zlib.Z_FINISH)
+def deflated(data_set: bytes) -> bytes:
+    """Return a data set deflated."""
+    return _deflated(data_set, zlib.Z_FINISH)
 
 
-def _deflated(data: bytes, level: int, end: int) -> bytes:
-    deflater = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+def inflating(data_set: bytes, size: int, value: bytes = b"\0") -> bytes:
+    """Return a deflated file in whose data set `size` equal bytes stand for `FILLING`.
+
+    One of their mebibytes is deflated, and repeated.
+    """
+    before, _, behind = data_set.partition(FILLING)
+    count, rest = divmod(size, _MIB)
+    packed = _deflated(value * _MIB, zlib.Z_FULL_FLUSH)
+    ends = _deflated(before, zlib.Z_FULL_FLUSH), deflated(value * rest + behind)
+    return PREAMBLE + b"DICM" + meta(DEFLATED) + ends[0] + packed * count + ends[1]
+
+
+def _deflated(data: bytes, end: int) -> bytes:
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return deflater.compress(data) + deflater.flush(end)
 
 
