@@ -7,6 +7,7 @@ a step returns, in its error or in a warning.
 
 import io
 import pickle  # our own bytes, made a line before
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -33,11 +34,14 @@ class Way:
         Number of steps per step and outcome: "fine", or the class of the error.
     escapes
         Descriptions of exceptions that are no errors of dicomdl, and of unprintable texts.
+    scan_s
+        CPU seconds of the first scan of the last walk.
     """
 
     def __init__(self) -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.escapes: list[str] = []
+        self.scan_s = 0.0
 
     def take(self, step: str, do: Callable[[], Any]) -> Any:
         """Do one step and return its value; None if it raised."""
@@ -74,7 +78,9 @@ class Way:
 
     def walk(self, folder: Path, out: Path) -> dicomdl.Index | None:
         """Take all steps for the files below a folder."""
+        start = time.process_time()
         index = self.take("scan", lambda: dicomdl.scan(folder, out, progress=False, workers=1))
+        self.scan_s = time.process_time() - start
         if index is None:
             return None
         self.follow(index)
