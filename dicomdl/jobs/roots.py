@@ -65,6 +65,7 @@ class Walking:
     `copy_archives` copies zips with compressed members to the cache folder.
     `known` has the archives that the last scan read, by their location. One that is in the same
     state, of which the first `compared` entries count, is not opened again.
+    `looks_up` gives the states of the files in folders, which comparing with the last scan needs.
     """
 
     follow_links: bool = False
@@ -75,6 +76,7 @@ class Walking:
     known: Mapping[bytes, Known] = field(default_factory=dict)
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     copy_archives: bool = False
+    looks_up: bool = True
 
 
 def checked_roots(given: Any) -> list[Root]:
@@ -124,7 +126,9 @@ def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
     Archives that are roots are read always, those that are found on the way with `archives`.
     """
     plain = [root.path for root in roots if root.kind == "folder"]
-    found = walk(plain, follow_links=walking.follow_links, avoid=walking.avoid)
+    # A file of one root may be that of another.
+    looks_up = walking.looks_up or len(roots) > 1
+    found = walk(plain, follow_links=walking.follow_links, avoid=walking.avoid, looks_up=looks_up)
     for folder in plain:
         _add_undelivered(os.fsdecode(folder), found)
     packed = [root.path for root in roots if root.kind == "archive"]

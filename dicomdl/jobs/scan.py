@@ -265,8 +265,12 @@ def begin(
     archives: bool = False,
     copy_archives: bool = False,
     texts: bool = True,
+    looks_up: bool = False,
 ) -> Begun:
-    """Check the arguments of `scan`, walk over the roots, and compare with the last scan."""
+    """Check the arguments of `scan`, walk over the roots, and compare with the last scan.
+
+    With `looks_up`, the walk has the states of all files, although no last scan needs them.
+    """
     own_folder = _own_folder(out)
     checked = checked_roots(stored_files(roots, own_folder))
     stores = checked_options(storage_options)
@@ -301,7 +305,15 @@ def begin(
     compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED
     known = _known_archives(old, checked, archives)
     walking = Walking(
-        follow_links, archives, limits, target, compared, known, stores, copy_archives
+        follow_links,
+        archives,
+        limits,
+        target,
+        compared,
+        known,
+        stores,
+        copy_archives,
+        looks_up or old is not None,
     )
     walked = walk_roots(checked, walking)
     reading = Reading(extra, bool(pixel_hash), limits, concurrency, declared())

@@ -78,7 +78,7 @@ def plan_scan(
     UsageError, StorageError
         As for `scan`; or the walk found URLs with signatures, which are not stored.
     """
-    begun = begin(roots, out, **options)
+    begun = begin(roots, out, looks_up=True, **options)
     if have_queries(begun.walked.paths):
         raise UsageError(
             "URLs with a query, which may be a signature, are not stored in a plan: scan them in "

@@ -1,10 +1,14 @@
 """Walk over folders that lists every regular file once, in an order given by the paths.
 
 Folder entries are sorted by name, so two scans of the same folders give the same order. Repeats are
-found by (device, inode). The search runs only when the walk met a link, a file with several hard
-links, or more than one root.
+found by (device, inode). The search runs only when the walk met a link, an inode number twice, or
+more than one root.
+
+The listing of a folder tells files from folders and has their inode numbers. A look at each file,
+which is most of the time of a walk, gives its state; who opens every file anyway walks without.
 """
 
+import operator
 import os
 import re
 import stat
@@ -18,7 +22,10 @@ from dicomdl.storage.sources import State, state_of
 _SEPARATOR: Final = os.fsencode(os.sep)
 
 
-# Of something that is absent, or that is none of the user's.
+_NAME: Final = operator.attrgetter("name")
+# Windows lists folders without inodes.
+_LOOKS_UP_ALWAYS: Final = os.name == "nt"
+# Of something that is absent, or that is none of the user's, or that was not looked up.
 NO_STATE: Final[State] = (0, 0, 0, 0, "")
 
 
@@ -34,11 +41,14 @@ class Walk:
 
     paths: list[bytes] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
-    # Identity per file: (device, inode), and what tells the members of an archive apart.
+    # Identity per file: (device, inode), and what tells the members of an archive apart. Those of
+    # files that were not looked up are empty.
     keys: list[tuple[int, ...]] = field(default_factory=list)
     refused: dict[bytes, tuple[str, str]] = field(default_factory=dict)
     # True when a file may have been reached twice: through links, or through overlapping roots.
     may_repeat: bool = False
+    # Of the files in folders, as their listing has them.
+    inodes: list[int] = field(default_factory=list)
     hidden_folders: int = 0
     linked_folders: int = 0
     # Links to files that are not below a root.
@@ -88,7 +98,13 @@ _PASSED_OVER: Final = (
 )
 
 
-def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "") -> Walk:
+def walk(
+    roots: Sequence[bytes],
+    *,
+    follow_links: bool = False,
+    avoid: str = "",
+    looks_up: bool = True,
+) -> Walk:
     """List every regular file below the roots once, in an order given by the paths.
 
     Parameters
@@ -100,6 +116,9 @@ def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "")
         files below a root always are.
     avoid
         A folder to leave out: the index.
+    looks_up
+        Whether to look up the state and identity of each file. Without it, those of a file may be
+        `NO_STATE` and empty.
 
     Raises
     ------
@@ -112,10 +131,11 @@ def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "")
     inside = None if follow_links else tuple(map(os.path.realpath, roots))
     for root in roots:
         if os.path.isdir(root):
-            _walk_folder(root, found, seen_folders, avoided, inside)
+            _walk_folder(root, found, seen_folders, avoided, inside, looks_up or _LOOKS_UP_ALWAYS)
         else:
             _add_root_file(root, found)
-    if found.may_repeat:
+    if found.may_repeat or len(set(found.inodes)) < len(found.inodes):
+        _look_up_others(found)
         drop_repeats(found)
     return found
 
@@ -151,14 +171,16 @@ def _walk_folder(
     seen_folders: set[tuple[int, int]],
     avoided: tuple[int, int] | None,
     inside: tuple[bytes, ...] | None,
+    looks_up: bool,
 ) -> None:
     """Walk over one root; `inside` are the folders that no link may leave, None if links may."""
     pending = [root]
+    paths, states, keys, inodes = found.paths, found.states, found.keys, found.inodes
     while pending:
         folder = pending.pop()
         try:
             with os.scandir(folder) as entries:
-                listed = sorted(entries, key=_name)
+                listed = sorted(entries, key=_NAME)
             if inside is None or found.may_repeat:
                 here = os.stat(folder)
                 if (here.st_dev, here.st_ino) in seen_folders:
@@ -168,9 +190,16 @@ def _walk_folder(
             found.unreadable.append(os.fsdecode(folder))
             continue
         folders = []
+        trusts_listing = not looks_up and _can_be_searched(folder)
         for entry in listed:
             try:
-                if not entry.is_dir():
+                if trusts_listing and entry.is_file(follow_symlinks=False):
+                    # Written out: a million files pass here.
+                    paths.append(entry.path)
+                    states.append(NO_STATE)
+                    keys.append(())
+                    inodes.append(entry.inode())
+                elif not entry.is_dir():
                     is_link = entry.is_symlink()
                     if is_link and _leads_out(entry, inside):
                         found.outside_links += 1
@@ -185,6 +214,15 @@ def _walk_folder(
             except OSError:
                 _add_failed(entry, found)
         pending.extend(reversed(folders))
+
+
+def _can_be_searched(folder: bytes) -> bool:
+    """Whether files in a folder can be looked up, and not only listed."""
+    try:
+        os.stat(os.path.join(folder, b"."))
+    except OSError:
+        return False
+    return True
 
 
 def _leads_out(entry: os.DirEntry[bytes], inside: tuple[bytes, ...] | None) -> bool:
@@ -205,17 +243,16 @@ def _is_folder(entry: os.DirEntry[bytes], folder: tuple[int, int]) -> bool:
 
 def _add_entry(entry: os.DirEntry[bytes], found: Walk, *, is_link: bool) -> None:
     """Add a file, or the target of a link to a file; only count a device, FIFO or socket."""
-    # Windows lists folders without inodes and link counts.
-    status = entry.stat() if os.name != "nt" else os.stat(entry.path)
+    status = os.stat(entry.path) if _LOOKS_UP_ALWAYS else entry.stat()
     if not stat.S_ISREG(status.st_mode):
         found.special_files += 1
         return
-    if is_link or status.st_nlink > 1:
-        found.may_repeat = True
+    found.may_repeat |= is_link
     # Written out: one call per file.
     found.paths.append(entry.path)
     found.states.append(state_of(status))
     found.keys.append((status.st_dev, status.st_ino))
+    found.inodes.append(status.st_ino)
 
 
 def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
@@ -229,10 +266,6 @@ def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
         found.unreadable.append(os.fsdecode(entry.path))
 
 
-def _name(entry: os.DirEntry[bytes]) -> bytes:
-    return entry.name
-
-
 def _add_root_file(path: bytes, found: Walk) -> None:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -240,6 +273,19 @@ def _add_root_file(path: bytes, found: Walk) -> None:
             f"{os.fsdecode(path)!r} is neither a folder nor a file", path=os.fsdecode(path)
         )
     found.add(path, state_of(status), (status.st_dev, status.st_ino))
+
+
+def _look_up_others(found: Walk) -> None:
+    """Look up the files that the walk only listed, and leave out those that are gone."""
+    gone = set()
+    for row, path in enumerate(found.paths):
+        if not found.keys[row]:
+            try:
+                found.keys[row], found.states[row] = identity_of(path)
+            except OSError:
+                gone.add(row)
+    if gone:
+        found.keep([row for row in range(len(found.paths)) if row not in gone])
 
 
 def drop_repeats(found: Walk) -> None:
