@@ -87,6 +87,8 @@ def publish(
             _write_table(os.path.join(temporary, f"{name}.arrow"), encoded(tables[name]))
         _write(os.path.join(temporary, FACTS), json.dumps(dict(facts), indent=1).encode())
         _write(os.path.join(temporary, CHECKSUMS), checksums_of(temporary, generation))
+        written = [FACTS, CHECKSUMS, *(f"{name}.arrow" for name in TABLES)]
+        storage.flush_all([os.path.join(temporary, name) for name in written])
     now = moment_of(os.path.join(generations, generation))
     others = [name for name in _complete(generations) if name != generation]
     retired = retirements(superseded.get("retired", {}), others, now)
@@ -129,9 +131,7 @@ def _write(path: str, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _new_file(path: str) -> Iterator[BinaryIO]:
-    """Open a new file that only its owner may read; it is on the disk when the block ends."""
+    """Open a new file that only its owner may read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())

@@ -230,3 +230,24 @@ def test_facts_and_manifest_are_verified(folder: Path) -> None:
         read_manifest(str(folder))
     assert isinstance(caught.value, IndexFolderError)
     assert (caught.value.table, caught.value.block) == ("manifest.json", None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX opens folders")
+def test_all_files_of_a_generation_are_on_the_disk_before_the_manifest_names_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: set[int] = set()
+    named: list[set[int]] = []
+    replace = os.replace
+
+    def replaced(source: str, target: str) -> None:
+        named.append(set(flushed))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(os, "replace", replaced)
+    generation = publish(str(folder), _tables_of(folder), {"options": {}})
+    written = folder / "generations" / generation
+    needed = {os.stat(path).st_ino for path in (written, written.parent, *written.iterdir())}
+    assert len(needed) == 9
+    assert needed <= named[0]
