@@ -11,6 +11,7 @@ import functools
 import os
 import struct
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -46,8 +47,13 @@ _ABSENT: Final = 4
 _PRESENCE: Final = 8
 # The compiled walk reads 256 KiB of a file at most, which is far below limits of this size.
 _LEAST_LIMIT: Final = 2**20
+# Numbers per file of the compiled walk.
+_NUMBERS: Final = 7
 # In place of the bytes of a frame: its length is that of its fragment.
 _CODED: Final = -1
+# Files that are worth a thread, and the most threads: what they find is put together by one.
+_PER_THREAD: Final = 256
+_MOST_THREADS: Final = 4
 # Of a chunk after one with few ordinary files, so many are tried first.
 _TRIAL: Final = 32
 _LEAST_SHARE: Final = 1 / 8
@@ -103,10 +109,14 @@ class Ordinary(NamedTuple):
 
 
 class OrdinaryFiles:
-    """A reader of ordinary files, which takes those of a list that it can."""
+    """A reader of ordinary files, which takes those of a list that it can.
 
-    def __init__(self, schema: Schema, limits: ReadLimits, first_read: int) -> None:
+    The compiled walk runs in several threads, each with a run of the files.
+    """
+
+    def __init__(self, schema: Schema, limits: ReadLimits, first_read: int, threads: int) -> None:
         self._schema = schema
+        self._threads = min(threads, _MOST_THREADS)
         self._plan = _plan_of(schema)
         self._first_read = first_read
         # Numbers of hostile files must not meet in one place of a table of values.
@@ -125,14 +135,9 @@ class OrdinaryFiles:
         return found
 
     def _read(self, paths: tuple[bytes, ...]) -> Ordinary | None:
-        *heads, values, self._first_read = read_heads(
-            paths, self._plan, OPEN_FLAGS, self._first_read, self._seed
-        )
-        places = np.frombuffer(heads[0], np.int32).astype(np.int64)
+        places, numbers, codes, values = self._heads(paths)
         if not len(places):
             return None
-        numbers = np.frombuffer(heads[1], np.int64).reshape(len(places), -1)
-        codes = np.frombuffer(heads[2], np.int32).reshape(len(places), -1)
         sizes, offsets, lengths = numbers[:, 0], numbers[:, 4], numbers[:, 5]
         needed = _frame_bytes(self._schema, codes, values)
         # The frame, and a byte that makes the length even, end with the file.
@@ -148,6 +153,39 @@ class OrdinaryFiles:
         if not len(places):
             return None
         return self._converted(places, numbers, codes, needed, values)
+
+    def _heads(
+        self, paths: tuple[bytes, ...]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], list[list[bytes]]]:
+        """Return places, numbers and codes of the ordinary files, and the values per slot."""
+        threads = max(1, min(self._threads, len(paths) // _PER_THREAD))
+        bounds = [len(paths) * number // threads for number in range(threads + 1)]
+
+        def read(start: int, stop: int) -> _Heads:
+            return read_heads(
+                paths[start:stop], self._plan, OPEN_FLAGS, self._first_read, self._seed
+            )
+
+        if threads == 1:
+            parts = [read(0, len(paths))]
+        else:
+            with ThreadPoolExecutor(threads) as team:
+                parts = list(team.map(read, bounds, bounds[1:]))
+        self._first_read = max(part[4] for part in parts)
+        places = [np.frombuffer(part[0], np.int32) for part in parts]
+        numbers = [np.frombuffer(part[1], np.int64).reshape(-1, _NUMBERS) for part in parts]
+        slots = len(self._plan[2])
+        codes = [np.frombuffer(part[2], np.int32).reshape(-1, slots) for part in parts]
+        values = parts[0][3]
+        for number in range(1, threads):
+            codes[number], values = _renumbered(codes[number], parts[number][3], values)
+        found = [each + start for each, start in zip(places, bounds, strict=False)]
+        return (
+            np.concatenate(found).astype(np.int64),
+            np.concatenate(numbers),
+            np.concatenate(codes),
+            values,
+        )
 
     def _converted(
         self,
@@ -170,6 +208,22 @@ class OrdinaryFiles:
         )
         sop_classes = [classes.value] * len(places) if isinstance(classes, Constant) else classes
         return Ordinary(places, numbers[:, :4], sop_classes, numbers[:, 4], needed, columns)
+
+
+def _renumbered(
+    codes: npt.NDArray[np.int32], values: list[list[bytes]], known: list[list[bytes]]
+) -> tuple[npt.NDArray[np.int32], list[list[bytes]]]:
+    """Return codes of `values` as codes of `known` values, and these with the new ones."""
+    codes, together = codes.copy(), []
+    for slot, (given, before) in enumerate(zip(values, known, strict=True)):
+        if given == before:
+            together.append(before)
+            continue
+        numbers = {value: number for number, value in enumerate(before)}
+        renumbered = [numbers.setdefault(value, len(numbers)) for value in given]
+        codes[:, slot] = np.array(renumbered, np.int32)[codes[:, slot]]
+        together.append(list(numbers))
+    return codes, together
 
 
 # Small: the columns of a few scans.

@@ -109,10 +109,15 @@ class HeaderReader:
         Columns in addition to those of `Frame`, from `extra_attributes`.
     limits
         Limits on what one file may cost.
+    threads
+        Threads of `read_ordinary`.
     """
 
     def __init__(
-        self, extra: Sequence[Attribute] = (), limits: ReadLimits = DEFAULT_LIMITS
+        self,
+        extra: Sequence[Attribute] = (),
+        limits: ReadLimits = DEFAULT_LIMITS,
+        threads: int = 1,
     ) -> None:
         self.extra = tuple(extra)
         self.limits = limits
@@ -120,7 +125,7 @@ class HeaderReader:
         self.columns = self._schema.columns
         self._layouts = Layouts(self._schema.wanted)
         self._first_read = FIRST_READ
-        self._ordinary = OrdinaryFiles(self._schema, limits, FIRST_READ)
+        self._ordinary = OrdinaryFiles(self._schema, limits, FIRST_READ, threads)
         # The file that is being read.
         self._source, self._size = UNREAD, 0
 

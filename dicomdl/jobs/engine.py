@@ -368,7 +368,7 @@ def _as_measured(
 def _in_process(
     chunks: Sequence[tuple[int, Sequence[bytes]]], reading: Reading
 ) -> Generator[list[Table]]:
-    reader = HeaderReader(reading.extra, reading.limits)
+    reader = HeaderReader(reading.extra, reading.limits, available_cores())
     every = [path for _, paths in chunks for path in paths]
     with asking(every, reading.concurrency) as walker:
         for first, paths in chunks:

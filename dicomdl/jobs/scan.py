@@ -117,7 +117,8 @@ def scan(
         old index stays valid until the new one is complete.
     workers
         Number of processes that read headers. By default this process begins alone, and one per
-        core takes the rest where that saves more than a second.
+        core takes the rest where that saves more than a second. A process alone reads in up to four
+        threads.
     progress
         Show a progress bar with files per second.
     follow_links

@@ -247,6 +247,27 @@ def test_after_few_ordinary_files_few_are_tried(tmp_path: Path) -> None:
     assert found is not None and len(found.places) == 60
 
 
+def test_threads_find_what_one_of_them_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (
+        phantoms.write_series(tmp_path / name, shape=(5, 5, 7), seed=seed)
+        for name, seed in (("a", 1), ("b", 2))
+    )
+    other = phantoms.write_multiframe(tmp_path / "enhanced.dcm")
+    names = [os.fsencode(path) for path in (*first, other, *second, *first[:3], other)]
+    alone = HeaderReader().read_ordinary(names)
+    monkeypatch.setattr(_ordinary, "_PER_THREAD", 4)
+    together = HeaderReader(threads=3).read_ordinary(names)
+    assert alone is not None and together is not None
+    assert together.places.tolist() == [*range(5), *range(6, 14)]
+    for name in ("places", "states", "offsets", "lengths"):
+        assert getattr(together, name).tolist() == getattr(alone, name).tolist()
+    assert repr(together.columns) == repr(alone.columns)
+    assert together.sop_classes == alone.sop_classes
+    assert HeaderReader(threads=3).read_ordinary([os.fsencode(other)] * 9) is None
+
+
 def test_what_is_no_file_is_left_to_the_reader(tmp_path: Path) -> None:
     (path,) = phantoms.write_series(tmp_path / "in", shape=(1, 5, 7))
     os.mkfifo(tmp_path / "pipe")
