@@ -2,6 +2,7 @@
 
     python tests/benchmarks/limits.py --repeat 5
     python tests/benchmarks/limits.py --only patch --only volume
+    python tests/benchmarks/limits.py --only small --files 1000000
 
 Two processes do the work: one with the compiled module, which has the floor and the peers as well,
 and one with DICOMDL_PURE=1. Rounds alternate between all ways, and a figure is the fastest round,
@@ -17,13 +18,15 @@ raw      the patch with cache="raw", against an npy memory map and the window in
 epoch    an epoch of patches, 2 workers, against bare rows in the same loader, both float32
 seg      the patch of a SEG of 10 segments, against a pread per frame and unpacked bits
 rtstruct the patch of 20 regions, opened before, against polygons filled by Pillow
-small    a scan of tiny files, against scandir, open, fstat, pread of 4 kB, close
+small    a scan of tiny files, against scandir, open, fstat, pread of 4 kB, close; with --files by
+         as many processes as a scan takes by default, both the scan and the floor
 """
 
+import functools
 import gc
 import json
+import multiprocessing
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -31,7 +34,7 @@ import tempfile
 import time
 import warnings
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -44,6 +47,7 @@ from numpy.typing import NDArray
 
 Task = Callable[[], Any]
 OURS = "dicomdl"
+FORK = multiprocessing.get_context("fork")
 
 
 @dataclass(frozen=True)
@@ -64,39 +68,54 @@ SCANNED, SMALL = 1024, 20_000  # files
 # --- scans ----------------------------------------------------------------------------------------
 
 
-def scans(folder: Path, scratch: Path, head: int) -> dict[str, Task]:
-    """A scan by one process, and the system calls that it cannot do without."""
+def scans(folder: Path, scratch: Path, head: int, processes: int = 1) -> dict[str, Task]:
+    """A scan by some processes, and the system calls that it cannot do without."""
     import dicomdl
 
-    def floor() -> int:
-        total, folders = 0, [str(folder)]
-        while folders:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                        continue
-                    descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
-                    os.fstat(descriptor)
-                    total += len(os.pread(descriptor, head, 0))
-                    os.close(descriptor)
-        return total
+    below = phantom_ct.series_folders(folder)
+    shares = [below[number::processes] for number in range(processes)]
 
-    def ours() -> int:
-        out = Path(tempfile.mkdtemp(dir=scratch))
-        count = len(dicomdl.scan(folder, out=out, workers=1, progress=False))
-        shutil.rmtree(out)
-        return count
+    def floor() -> None:
+        if processes == 1:
+            read_heads([folder], head)
+            return
+        team = [FORK.Process(target=read_heads, args=(share, head)) for share in shares]
+        for process in team:
+            process.start()
+        for process in team:
+            process.join()
+
+    def ours() -> None:
+        # It stays until the job ends: ext4 takes 0.3 ms and more to create a file where others were
+        # removed in the last seconds.
+        out = tempfile.mkdtemp(dir=scratch)
+        workers = 1 if processes == 1 else None
+        assert len(dicomdl.scan(folder, out=out, workers=workers, progress=False))
 
     return {"floor": floor, OURS: ours}
+
+
+def read_heads(folders: Sequence[Path], head: int) -> None:
+    """Open every file below some folders, look it up, and read its first bytes."""
+    pending = list(map(str, folders))
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                    continue
+                descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+                os.fstat(descriptor)
+                os.pread(descriptor, head, 0)
+                os.close(descriptor)
 
 
 def scan(scratch: Path) -> dict[str, Task]:
     return scans(phantom_ct.ct_folder(SCANNED), scratch, 16384)
 
 
-def small(scratch: Path) -> dict[str, Task]:
-    return scans(phantom_ct.small_files(SMALL), scratch, 4096)
+def small(scratch: Path, files: int = SMALL, processes: int = 1) -> dict[str, Task]:
+    return scans(phantom_ct.small_files(files), scratch, 4096, processes)
 
 
 # --- patches --------------------------------------------------------------------------------------
@@ -264,6 +283,13 @@ JOBS = {
 }
 
 
+def many_small(files: int) -> Job:
+    """The job `small` with another number of files, by as many processes as there are cores."""
+    cores = len(os.sched_getaffinity(0))
+    prepare = functools.partial(small, files=files, processes=cores)
+    return Job(f"{files} tiny files scanned by {cores} processes, us/file", files, prepare, 4.0)
+
+
 # --- the two processes ----------------------------------------------------------------------------
 
 
@@ -293,10 +319,10 @@ def serve(name: str) -> None:
 class Server:
     """A process with the ways of one job."""
 
-    def __init__(self, name: str, *, pure: bool) -> None:
+    def __init__(self, name: str, options: list[str], *, pure: bool) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "DICOMDL_PURE"}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, "--serve", name],
+            [sys.executable, "-W", "ignore", __file__, "--serve", name, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -324,9 +350,9 @@ class Server:
         self._process.wait()
 
 
-def race(name: str, rounds: int) -> None:
+def race(name: str, rounds: int, options: list[str]) -> None:
     """Measure all ways of a job in alternating rounds, and print them."""
-    with_module, without = Server(name, pure=False), Server(name, pure=True)
+    with_module, without = Server(name, options, pure=False), Server(name, options, pure=True)
     ways = [(way, with_module) for way in with_module.ways]
     for number, (way, _) in reversed(list(enumerate(ways))):
         if way.startswith(OURS) and way in without.ways:
@@ -365,12 +391,16 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--only", choices=JOBS, action="append")
     parser.add_argument("--serve", choices=JOBS)
+    parser.add_argument("--files", type=int, help="files of the job small, by all cores")
     given = parser.parse_args()
+    options = []
+    if given.files:
+        JOBS["small"], options = many_small(given.files), ["--files", str(given.files)]
     if given.serve:
         serve(given.serve)
         return
     for name in given.only or JOBS:
-        race(name, given.repeat)
+        race(name, given.repeat, options)
 
 
 if __name__ == "__main__":
