@@ -1,10 +1,11 @@
 """Writers of ramp phantoms whose objects pack slices in their own way.
 
-These are mosaics, grids, NM and ultrasound volumes. Voxels and geometry are those of `phantoms`:
-the voxel at (z, y, x) stores x + 7 y + 53 z, and slice z lies at ``origin + z * dz * (row direction
-x column direction)``.
+These are mosaics, grids, NM and ultrasound volumes, and instances divided into files. Voxels and
+geometry are those of `phantoms`: the voxel at (z, y, x) stores x + 7 y + 53 z, and slice z lies at
+``origin + z * dz * (row direction x column direction)``.
 """
 
+import copy
 import math
 import os
 import struct
@@ -30,6 +31,7 @@ from phantoms import (
     true_positions,
     uid,
 )
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
@@ -327,3 +329,40 @@ def write_us_volume(
     dataset.PhotometricInterpretation = "MONOCHROME2"
     set_pixels(dataset, np.stack(planes), 16, 16, False)
     return save(dataset, Path(path), edit)
+
+
+def divide(path: Path, sizes: Sequence[int]) -> list[Path]:
+    """Replace a file of plain frames by a concatenation of files with so many frames each.
+
+    The names of the files are in the reverse order of their parts (PS3.3 C.7.6.16.2.2.4).
+    """
+    whole = dcmread(path)
+    assert sum(sizes) == int(whole.NumberOfFrames)
+    samples = whole.Rows * whole.Columns * whole.SamplesPerPixel
+    stored = np.frombuffer(whole.PixelData, np.uint8)
+    if whole.BitsAllocated == 1:
+        stored = np.unpackbits(stored, bitorder="little")
+    else:
+        samples *= whole.BitsAllocated // 8
+    groups = whole.get("PerFrameFunctionalGroupsSequence")
+    paths, start = [], 0
+    for number, size in enumerate(sizes):
+        frames = slice(start, start + size)
+        part = copy.deepcopy(whole)
+        part.SOPInstanceUID = uid(whole.SOPInstanceUID, "part", number)
+        part.file_meta.MediaStorageSOPInstanceUID = part.SOPInstanceUID
+        part.ConcatenationUID = uid(whole.SOPInstanceUID, "concatenation")
+        part.SOPInstanceUIDOfConcatenationSource = whole.SOPInstanceUID
+        part.InConcatenationNumber, part.InConcatenationTotalNumber = number + 1, len(sizes)
+        part.ConcatenationFrameOffsetNumber, part.NumberOfFrames = start, size
+        if groups is not None:
+            part.PerFrameFunctionalGroupsSequence = groups[frames]
+        values = stored[samples * frames.start : samples * frames.stop]
+        data = values.tobytes()
+        if whole.BitsAllocated == 1:
+            data = np.packbits(values, bitorder="little").tobytes()
+        part.PixelData = data + b"\0" * (len(data) % 2)
+        paths.append(save(part, path.with_name(f"{path.stem}-{len(sizes) - number}.dcm")))
+        start += size
+    path.unlink()
+    return paths

@@ -10,6 +10,7 @@ from dicomdl.geometry._candidates import Candidates
 from dicomdl.geometry._contrast import Contrasts
 from dicomdl.geometry._facts import Facts
 from dicomdl.geometry._grouping import by_text, combined_codes, is_blank
+from dicomdl.geometry.concatenations import CONCATENATION, NUMBER, are_of_several, are_parts
 from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_positions
 from dicomdl.geometry.identities import Identities
 from dicomdl.geometry.one_position import has_one_position
@@ -18,7 +19,7 @@ from dicomdl.geometry.verdict import has_geometry
 # Columns that order frames where geometry does not. The coding decides the order of an instance
 # and its copy in another file.
 TIE_BREAKERS = (
-    *("instance_number", "sop_instance_uid", "frame_number", "tile_top", "tile_left"),
+    *("instance_number", NUMBER, "sop_instance_uid", "frame_number", "tile_top", "tile_left"),
     *("transfer_syntax_uid", "byte_length", "byte_offset"),
 )
 # Values in ImageType of Siemens and UIH.
@@ -99,14 +100,18 @@ class FrameColumns:
 
     @functools.cached_property
     def clips(self) -> Ints:
-        """Number of the multi-frame file of each frame, (n,); -1 for single-frame files.
+        """Number of the multi-frame instance of each frame, (n,); -1 for single-frame files.
 
-        The instance comes first, so that the order of files matters little.
+        It is one file, or the files of a concatenation. The instance comes first, so that the order
+        of files matters little.
         """
-        several = self.facts.numbers("number_of_frames") > 1
+        several = are_of_several(self.facts)
         if not several.any():
             return np.full(len(several), -1)
-        by_file = combined_codes([self._instances, self.facts.numbers("file").astype(np.int64)])
+        instances, files = self._instances, self.facts.numbers("file").astype(np.int64)
+        parts = are_parts(self.facts)
+        whole = np.where(parts, self.facts.ranks(CONCATENATION), -1) if parts.any() else files * 0
+        by_file = combined_codes([whole, np.where(parts, 0, instances), np.where(parts, 0, files)])
         return np.where(several, by_file, -1)
 
     @functools.cached_property

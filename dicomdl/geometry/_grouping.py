@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Floats, Ints
 from dicomdl.geometry._facts import Facts
+from dicomdl.geometry.concatenations import are_of_several
 from dicomdl.headers.uids import OWN_PLANES
 
 # The values that split a Series exactly; orientation and in-plane grid are compared with tolerances
@@ -73,7 +74,7 @@ def exact_groups(facts: Facts, series: Ints) -> list[Ints]:
     # Some archives store the slices and a multi-frame copy of them under one Series. Enhanced
     # objects may have a single frame.
     classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in OWN_PLANES))
-    keys.append((facts.numbers("number_of_frames") > 1) * classic)
+    keys.append(are_of_several(facts) * classic)
     combined = combined_codes(keys)
     order = np.argsort(combined, kind="stable")
     bounds = np.flatnonzero(np.diff(combined[order])) + 1

@@ -5,7 +5,7 @@ frame of reference where these hold grids of their own (`_joining`). Where posit
 search of `_dimensions` finds the attribute that distinguishes the frames at one position: each of
 its values is a stack, and all of them together are a group. Volumes of a run that moved share no
 positions; `_runs` finds them, and their group says by how much they moved. Frames without position
-or orientation make stacks, too: one per multi-frame file (a clip is a unit), and one of all
+or orientation make stacks, too: one per multi-frame instance (a clip is a unit), and one of all
 single-frame files.
 """
 

@@ -16,8 +16,12 @@ Status = Literal[
     "other_frame_of_reference",
     "other_patient",
     "no_reference",
+    "incomplete",
+    "part",
     "unreadable",
 ]
+# The files of a concatenation but the first.
+PART: Final[Status] = "part"
 # The annotations that a stack has by itself: others are read only when they are named.
 READABLE_STATUSES: Final[tuple[Status, ...]] = ("ok", "partial")
 
@@ -53,18 +57,22 @@ class Link(NamedTuple):
         "other_reconstruction" if only such other images are; "other_frame_of_reference" or
         "other_patient" if the referenced images have another one than the object;
         "no_reference" for an object that names neither images nor a frame of reference;
-        "unreadable".
+        "incomplete" for an object of several files (a concatenation) of which some are absent;
+        "part" for its files but the first, which has the stacks; "unreadable".
     stacks
         The numbers of the stacks with referenced instances; without any such reference, those in
         the frame of reference.
     referenced, found
         How many instances are referenced, and how many of them are in the index.
+    files
+        The numbers of the files that hold the object, in their order.
     """
 
     status: Status
     stacks: tuple[int, ...]
     referenced: int
     found: int
+    files: tuple[int, ...] = ()
 
 
 class Targets:

@@ -27,7 +27,7 @@ _CONTENTS: Final = frozenset({"image", "dose"})
 def has_one_position(facts: Facts, clips: Ints, positions: Floats, candidates: Candidates) -> Mask:
     """Mask of frames, (n,), whose file has one position for all frames, and no way to tell them.
 
-    `clips` numbers the multi-frame file of each frame with a position, -1 for others. A file whose
+    `clips` numbers the multi-frame instance of each frame with a position, -1 for others. One whose
     frames differ in an attribute (time, phase, echo) has one slice and several volumes.
     """
     result = np.zeros(len(facts), dtype=np.bool_)

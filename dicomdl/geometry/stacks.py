@@ -6,8 +6,8 @@ Orientation and in-plane grid are next, within tolerance, then Studies and frame
 hold grids of their own (`_joining`). Where positions repeat, the last step is the attribute that
 distinguishes the frames at one position (`_dimensions`): each of its values is a stack, and all of
 them together are a group. Frames without position or orientation make stacks, too: one per
-multi-frame file (a clip is a unit), and one of all single-frame files.
-These follow the others of their Series in the order of Instance Number.
+multi-frame instance (a clip is a unit, in one file or in several), and one of all single-frame
+files. These follow the others of their Series in the order of Instance Number.
 
 The result depends on the headers and never on the order or names of files: groups are numbered by
 the values that made them, and ties within a stack are broken by SOP Instance UID and frame number.
@@ -33,6 +33,7 @@ from dicomdl.geometry._reversed_rows import reversed_rows
 from dicomdl.geometry._scattered import scattered
 from dicomdl.geometry._splitting import Part, Splitter
 from dicomdl.geometry._stack_spacing import stack_spacing
+from dicomdl.geometry.concatenations import lacking_parts
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.verdict import Assessment
 from dicomdl.headers.uids import content_of
@@ -120,12 +121,14 @@ def build_stacks(
     rows_of_stacks = [part.rows for parts in groups for part in parts]
     series = columns.identities.numbers_of_series(rows_of_stacks)
     alone = scattered(columns, rows_of_stacks)
+    lacking = lacking_parts(facts, columns.identities.series, rows_of_stacks)
     order: list[Ints] = []
     stacks: list[StackRow] = []
     start = 0
     for group_number, parts in enumerate(groups):
         for number, part in enumerate(parts):
-            remarks = part.remarks | alone.get(int(part.rows[0]), {})
+            first = int(part.rows[0])
+            remarks = part.remarks | alone.get(first, {}) | lacking.get(first, {})
             assessment, rows = judge.assess(part.rows, remarks)
             location = _Location(start, series[len(stacks)], group_number, number)
             stacks.append(_stack_row(part, assessment, location, columns, judge))

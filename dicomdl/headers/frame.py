@@ -141,6 +141,11 @@ class Frame(metaclass=Listed):
     # Enhanced ultrasound: a frame of reference bound to the transducer.
     volume_frame_of_reference_uid: str = _fact(0x00209312, "UI", "identity")
 
+    # Parts of an instance that was divided into several files (PS3.3 C.7.6.16.2.2.4).
+    concatenation_uid: str = _fact(0x00209161, "UI", "identity")
+    in_concatenation_number: int | None = _fact(0x00209162, "US", "identity")
+    in_concatenation_total_number: int | None = _fact(0x00209163, "US", "identity")
+
     # Attributes for selection.
     modality: str = _fact(0x00080060, "CS", "select")
     series_number: int | None = _fact(0x00200011, "IS", "select")

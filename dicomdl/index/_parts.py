@@ -63,7 +63,7 @@ def _held_files(generation: Generation, mask: npt.NDArray[np.bool_]) -> npt.NDAr
 def _annotated(generation: Generation, stacks: npt.NDArray[np.int64] | None) -> dict[str, int]:
     """Count the annotations of some stacks per kind; None for all of the index."""
     codes, kinds = generation.annotations.codes("kind")
-    codes = codes if stacks is None else codes[generation.annotation_rows(stacks)]
+    codes = codes[generation.annotation_rows(stacks)]
     present, counts = np.unique(codes, return_counts=True)
     return {str(kinds[code]): int(n) for code, n in zip(present, counts, strict=True)}
 

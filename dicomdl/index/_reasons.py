@@ -199,6 +199,10 @@ _TITLES: Final = {
 # Phrases of a reason, in their order, by the key of `detail` that calls for them.
 _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "why": lambda facts: format_value(facts.detail["why"]),
+    "absent_parts": lambda facts: (
+        f"{facts.detail['absent_parts']} of {facts.detail['parts']} files of the concatenation are "
+        "not in the index"
+    ),
     "assumed_spacing": _describe_assumption,
     "missing_in_group": _describe_group_gaps,
     "movement_mm": _describe_movement,
@@ -259,6 +263,7 @@ _NO_PHRASE: Final = frozenset(
         "missing_after",
         "rotation_deg",
         "frames_at_one_position",
+        "parts",
         "assumed_from",
         "pixels",
         "told_apart_by",

@@ -16,13 +16,16 @@ def frames_of(
 ) -> tuple[Callable[[int], FrameSource], dict[str, Floats]]:
     """Return the byte range of each frame of an annotation of a stack, and some columns of them.
 
-    Frames are in the order of the file. A column of lists has their size, a column of numbers 0.
+    Frames are in the order of the files. A column of lists has their size, a column of numbers 0.
     Its values are (frames,) or (frames, size) float64, NaN where absent.
     """
     folder, name, _, access = stack.key
     generation = generation_of(folder, name, access)
-    rows = np.flatnonzero(generation.frames.numbers("file") == annotation.file)
-    rows = rows[np.argsort(generation.frames.numbers("frame_number")[rows], kind="stable")]
+    file, number = (generation.frames.numbers(name) for name in ("file", "frame_number"))
+    rows = np.flatnonzero(np.isin(file, annotation.files))
+    place_of = {each: place for place, each in enumerate(annotation.files)}
+    places = [place_of[each] for each in file[rows].tolist()]
+    rows = rows[np.lexsort([number[rows], np.array(places)])]
     first = int(rows.min(initial=len(generation.frames)))
     part = generation.frames.part(slice(first, int(rows.max(initial=first)) + 1))
     values = {
@@ -43,18 +46,19 @@ def references_of(stack: Stack, annotation: Annotation) -> tuple[list[str], Ints
     """Return the UIDs of the Series, and sorted hashes of the instances, that one refers to."""
     folder, name, _, access = stack.key
     table = generation_of(folder, name, access).annotations
-    (row,) = np.flatnonzero(table.numbers("file") == annotation.file).tolist()
-    return (
-        list(table.value("referenced_series", row) or ()),
-        np.array(table.value("referenced_instances", row) or (), np.int64),
+    rows = np.flatnonzero(np.isin(table.numbers("file"), annotation.files)).tolist()
+    series, instances = (
+        [each for row in rows for each in table.value(name, row) or ()]
+        for name in ("referenced_series", "referenced_instances")
     )
+    return series, np.unique(np.array(instances, np.int64))
 
 
 def stacks_of(stack: Stack, annotation: Annotation) -> Stacks:
     """Return the stacks that the frames of an annotation of a stack form, such as a dose."""
     folder, name, _, access = stack.key
     generation = generation_of(folder, name, access)
-    rows = np.flatnonzero(generation.frames.numbers("file") == annotation.file)
+    rows = np.flatnonzero(np.isin(generation.frames.numbers("file"), annotation.files))
     starts = generation.stack_starts
     numbers = np.unique(np.searchsorted(starts, rows, side="right") - 1)
     return Stacks(generation, numbers[numbers < len(starts) - 1])

@@ -44,15 +44,17 @@ class Annotation:
         "ok"; "partial" if some of the referenced instances are not in the index; "images_absent";
         "other_reconstruction" if only other images of the frame of reference are in the index;
         "other_frame_of_reference" or "other_patient" if the images have another one;
-        "no_reference"; "unreadable", with the reason as `detail`.
+        "no_reference"; "incomplete" if the object is a concatenation of which files are not in the
+        index; "unreadable", with the reason as `detail`.
     stacks : tuple of int
         The numbers of the stacks that it describes.
     referenced, found : int
         How many instances it refers to, and how many of them are in the index.
-    file : int
-        The number of its file in the table `files`.
-    source : Source
-        Its file, in the state of the scan.
+    files : tuple of int
+        The numbers of its files in the table `files`: one, or those of a concatenation in their
+        order.
+    sources : tuple of Source
+        Its files, in the state of the scan.
     facts : AnnotationFacts
         Its UIDs, and what else it says; without the instances that it refers to.
     detail : str
@@ -61,8 +63,8 @@ class Annotation:
         What deviates from the standard or from custom, and is read all the same.
     """
 
-    file: int
-    source: Source
+    files: tuple[int, ...]
+    sources: tuple[Source, ...]
     facts: AnnotationFacts
     status: str
     stacks: tuple[int, ...]
@@ -86,15 +88,24 @@ class Annotation:
         return self.facts.segments
 
     @property
+    def source(self) -> Source:
+        """Its file, in the state of the scan; the first one of a concatenation."""
+        return self.sources[0]
+
+    @property
     def path(self) -> str:
-        """The file."""
+        """The path of `source`."""
         return self.source.path
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What deviates from the standard or from custom, and is read all the same."""
-        count = len(self.stacks) if self.found else 0
-        return (*self.facts.remarks, *([f"it describes {count} stacks"] if count > 1 else []))
+        remarks, count = list(self.facts.remarks), len(self.stacks) if self.found else 0
+        if count > 1:
+            remarks.append(f"it describes {count} stacks")
+        if self.status == "incomplete":
+            remarks.append("files of its concatenation are not in the index")
+        return tuple(remarks)
 
     def __repr__(self) -> str:
         kind = f"{self.kind} {self.facts.segmentation_type}".strip()
@@ -141,8 +152,7 @@ def as_columns(
 
 def annotations_of(generation: Generation, stacks: Ints | None = None) -> list[Annotation]:
     """Return the annotations that describe some stacks, the newest first; None for all."""
-    table = generation.annotations
-    rows = np.arange(len(table)) if stacks is None else generation.annotation_rows(stacks)
+    rows = generation.annotation_rows(stacks)
     every = [annotation_in(generation, row) for row in rows.tolist()]
     every.sort(key=lambda each: (each.facts.created, each.facts.sop_instance_uid), reverse=True)
     return Lines(every)
@@ -151,8 +161,7 @@ def annotations_of(generation: Generation, stacks: Ints | None = None) -> list[A
 def annotation_in(generation: Generation, row: int) -> Annotation:
     """Return the annotation of a row of the table."""
     table = generation.annotations
-    file = int(table.value("file", row))
-    source = file_source(generation, file)
+    files = tuple(int(number) for number in table.value("files", row))
     segments = _segments(table.text("segments", row))
     facts = AnnotationFacts(
         **{name: table.value(name, row) for name in _PLAIN},
@@ -161,8 +170,8 @@ def annotation_in(generation: Generation, row: int) -> Annotation:
         remarks=tuple(table.value("remarks", row) or ()),
     )
     return Annotation(
-        file,
-        source,
+        files,
+        tuple(file_source(generation, file) for file in files),
         facts,
         table.text("status", row),
         tuple(int(number) for number in table.value("stacks", row) or ()),

@@ -112,7 +112,7 @@ class Check:
     A person is needed for missing slices, uneven spacing, different slices at one position, slices
     of several contrasts in one stack, a CT, MR or PET image without geometry, a stack that lacks
     slices which others of its group have, rows stored in reverse, slices of a Series that fall
-    apart, and every file that could not be used.
+    apart, a concatenation of which files are absent, and every file that could not be used.
 
     Attributes
     ----------
@@ -329,7 +329,7 @@ def _needs_person(
 ) -> bool:
     # Frames without a voxel of the segment may be omitted (PS3.3 C.8.20.2.3.1).
     if content == "segmentation":
-        return verdict == "duplicates"
+        return verdict == "duplicates" or "absent_parts" in detail
     # SOP class, not Modality: a screenshot may have the modality CT.
     unplaced = verdict == "no_geometry" and sop_class_uid in PLACED
     return (
@@ -343,6 +343,7 @@ def _needs_person(
         or "one_grid" in detail
         or "unassigned" in detail
         or "frames_at_one_position" in detail
+        or "absent_parts" in detail
     )
 
 

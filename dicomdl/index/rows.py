@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.geometry.grid import Tolerances
+from dicomdl.geometry.linking import PART
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FILE_FIELDS, SOURCE_FIELDS, FrameSource
 from dicomdl.index._cell_readers import Reader, reader_of
@@ -141,8 +142,15 @@ class Generation:
         rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         return stacks[order].astype(np.int64), rows[order]
 
-    def annotation_rows(self, stacks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the rows of `annotations` that are linked with some stacks, ascending."""
+    def annotation_rows(self, stacks: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+        """Return the rows of `annotations` that are linked with some stacks, ascending.
+
+        None for those of all objects; one of several files is the row of its first one.
+        """
+        if stacks is None:
+            codes, statuses = self.annotations.codes("status")
+            is_object = np.array([status != PART for status in statuses], np.bool_)
+            return np.flatnonzero(is_object[codes]) if len(codes) else np.zeros(0, np.int64)
         linked, rows = self._annotated
         first, last = np.searchsorted(linked, stacks), np.searchsorted(linked, stacks, "right")
         found = [rows[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True) if a < b]

@@ -15,7 +15,7 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.frame import attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
 
-FORMAT: Final = 11
+FORMAT: Final = 12
 TABLES: Final = ("files", "frames", "stacks", "problems", "annotations")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {
@@ -117,13 +117,14 @@ READ_ANNOTATIONS_SCHEMA: Final = pa.schema(
         ("detail", TEXT),
     ]
 )
-# The scan adds what it concludes of them: a status, the stacks, and how many of the referenced
-# instances are in the index.
+# The scan adds what it concludes of them: a status, the stacks, how many of the referenced
+# instances are in the index, and the files of the object.
 _LINKS: Final = (
     ("status", TEXT),
     ("stacks", pa.list_(pa.int64())),
     ("referenced", pa.int64()),
     ("found", pa.int64()),
+    ("files", pa.list_(pa.int64())),
 )
 ANNOTATIONS_SCHEMA: Final = pa.schema(
     [*READ_ANNOTATIONS_SCHEMA, *(pa.field(name, kind) for name, kind in _LINKS)]

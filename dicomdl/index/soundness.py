@@ -287,6 +287,10 @@ def _faults_of_problems(table: Table, others: Others) -> Iterator[str]:
 def _faults_of_annotations(table: Table, others: Others) -> Iterator[str]:
     yield from _outside("file", table.numbers("file"), 0, len(others("files")) - 1)
     yield from _outside("stacks", table.ragged("stacks")[1], 0, len(others("stacks")) - 1)
+    offsets, files = table.ragged("files")
+    yield from _outside("files", files, 0, len(others("files")) - 1)
+    if (np.diff(offsets) == 0).any():
+        yield "an object without a file"
     yield from _no_json("segments", table.distinct("segments"), list)
 
 

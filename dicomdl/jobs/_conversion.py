@@ -141,7 +141,8 @@ def _fingerprint(planned: Planned, options: ConversionOptions) -> str:
             parts.append(stack.values(name))
         parts.append(stack.values("file_mtime_ns"))
         if options.labels:
-            parts += [[each.source.size, each.source.mtime_ns] for each in labels_of(stack)]
+            sources = [source for each in labels_of(stack) for source in each.sources]
+            parts += [[source.size, source.mtime_ns] for source in sources]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -216,8 +216,8 @@ def named_labels(planned: Planned) -> Iterator[tuple[str, Stack, Annotation]]:
     counts = dict.fromkeys(LABEL_KINDS, 0)
     for stack in planned.group:
         for annotation in labels_of(stack):
-            if annotation.file not in seen:
-                seen.add(annotation.file)
+            if annotation.files[0] not in seen:
+                seen.add(annotation.files[0])
                 counts[annotation.kind] += 1
                 kind = annotation.kind.lower()
                 yield f"{planned.name}_{kind}{counts[annotation.kind]}", stack, annotation

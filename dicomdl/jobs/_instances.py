@@ -95,7 +95,8 @@ def _files(index: Index, parts: Mapping[str, Index]) -> dict[Source, tuple[str, 
         _, frames = found.setdefault(index.source(number).file, (uid, []))
         frames.append([*facts.values(), members.get(number, []), labels])
     for annotation in index.annotations:
-        found.setdefault(annotation.source, (annotation.facts.sop_instance_uid, []))
+        for source in annotation.sources:
+            found.setdefault(source, (annotation.facts.sop_instance_uid, []))
     return found
 
 

@@ -1,9 +1,12 @@
 """Links of annotations with the stacks that they describe, concluded after every scan."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from dicomdl.arrays import Ints
-from dicomdl.geometry.linking import READABLE_STATUSES, Link, Reference, Target, Targets
+from dicomdl.geometry.concatenations import CONCATENATION, NUMBER, TOTAL, are_parts, missed_parts
+from dicomdl.geometry.linking import PART, READABLE_STATUSES, Link, Reference, Target, Targets
 from dicomdl.index.annotations import hashes_of
 from dicomdl.index.building import table_of
 from dicomdl.index.schema import ANNOTATIONS_SCHEMA, READ_ANNOTATIONS_SCHEMA
@@ -39,23 +42,66 @@ def with_links(tables: dict[str, Table]) -> dict[str, Table]:
 
 
 def _links(annotations: Table, frames: Table, stacks: Table) -> list[Link]:
+    """Return the link of each row; an object of several files is linked by its first one."""
     offsets, instances = annotations.ragged("referenced_instances")
     series = annotations.column("referenced_series").to_pylist()
     wanted = {uid for uids in series for uid in uids or ()}
     targets = Targets(_targets(frames, stacks, wanted))
+    files = annotations.numbers("file").tolist()
+    wholes = _wholes(annotations, frames)
+    others = {row for whole in wholes.values() for row in whole.rows[1:]}
     links = []
-    for row in range(len(annotations)):
-        if annotations.text("detail", row):
-            links.append(Link("unreadable", (), 0, 0))
+    for row, file in enumerate(files):
+        whole = wholes.get(row, _Whole((row,)))
+        held = tuple(files[each] for each in whole.rows)
+        if row in others:
+            links.append(Link(PART, (), 0, 0, (file,)))
             continue
+        if annotations.text("detail", row):
+            links.append(Link("unreadable", (), 0, 0, held))
+            continue
+        named = [instances[offsets[each] : offsets[each + 1]] for each in whole.rows]
         reference = Reference(
             annotations.text("patient_id", row),
             annotations.text("frame_of_reference_uid", row),
-            series[row] or (),
-            np.asarray(instances[offsets[row] : offsets[row + 1]], np.int64),
+            list(dict.fromkeys(uid for each in whole.rows for uid in series[each] or ())),
+            np.unique(np.concatenate(named).astype(np.int64)),
         )
-        links.append(targets.link(reference))
+        link = targets.link(reference)._replace(files=held)
+        links.append(link._replace(status="incomplete") if whole.absent else link)
     return links
+
+
+class _Whole(NamedTuple):
+    """The rows of the files of one object, in their order, and how many files are absent."""
+
+    rows: tuple[int, ...]
+    absent: int = 0
+
+
+def _wholes(annotations: Table, frames: Table) -> dict[int, _Whole]:
+    """Return {first row: the rows} of the objects in several files."""
+    parts = np.flatnonzero(are_parts(frames))
+    if not len(parts):
+        return {}
+    files, first = np.unique(frames.numbers("file")[parts], return_index=True)
+    uids = frames.values(CONCATENATION, parts[first])
+    numbers, totals = (frames.numbers(name)[parts[first]] for name in (NUMBER, TOTAL))
+    place_of = {file: place for place, file in enumerate(files.tolist())}
+    # Of each object, (row, place) by the instances of its parts; a copy of a file adds nothing.
+    objects: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+    for row, file in enumerate(annotations.numbers("file").tolist()):
+        if (place := place_of.get(file)) is not None:
+            key = annotations.text("series_instance_uid", row), str(uids[place])
+            instance = annotations.text("sop_instance_uid", row)
+            objects.setdefault(key, {}).setdefault(instance, (row, place))
+    wholes = {}
+    for instances in objects.values():
+        order = sorted(instances, key=lambda uid: (numbers[instances[uid][1]], uid))
+        rows, places = map(list, zip(*(instances[uid] for uid in order), strict=True))
+        missed = missed_parts(numbers[places], totals[places])
+        wholes[rows[0]] = _Whole(tuple(rows), missed.absent)
+    return wholes
 
 
 def _targets(frames: Table, stacks: Table, wanted: set[str]) -> list[Target]:

@@ -33,14 +33,14 @@ _GRID_COLUMNS: Final = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegFrames:
-    """The frames of a segmentation, in the order of the file.
+    """The frames of a segmentation, in the order of its file or files.
 
     Attributes
     ----------
     source_of
         A function from the number of a frame to its byte range.
     file
-        The file that has all of them.
+        The file that has all of them, or the first one of a concatenation.
     size
         (rows, columns) of a frame.
     origins
@@ -51,7 +51,7 @@ class SegFrames:
         (frames,) int64: the segment of each frame; 0 for label maps.
     first_bits
         (frames,) int64: the first bit of each frame in the file, or None where frames are neither
-        plain bits nor plain bytes of the file.
+        plain bits nor plain bytes of one file.
     bits
         The bits of a pixel in the file: 1 for plain bits, 8 for plain bytes, 0 for others.
     """
@@ -127,16 +127,22 @@ class SegFrames:
         HeaderError
             The file is damaged, or has no frames.
         AnnotationError
-            Frames have no position, orientation or pixel spacing.
+            Frames have no position, orientation or pixel spacing, or the file is one of several
+            that hold the segmentation.
         """
         frames = read_frames(path)
         if not frames:
             raise HeaderError("the file has no frames", reason="no_pixel_data")
+        if frames[0].concatenation_uid and frames[0].in_concatenation_total_number != 1:
+            raise AnnotationError(
+                "the file is one part of a concatenation (0020,9161): scan all of its files with "
+                "the images, and read the SEG by its kind or as one of stack.annotations"
+            )
         columns = {
             name: _as_floats([getattr(each, name) for each in frames], size)
             for name, size in _GRID_COLUMNS.items()
         }
-        return cls._of(lambda number: frames[number].source, columns)
+        return cls._of(lambda number: frames[number].source, columns, in_one_file=True)
 
     @classmethod
     def of_index(cls, stack: Stack, annotation: Annotation) -> "SegFrames":
@@ -148,13 +154,17 @@ class SegFrames:
             As for `of_file`.
         """
         source_of, columns = frames_of(stack, annotation, _GRID_COLUMNS)
-        return cls._of(source_of, columns)
+        return cls._of(source_of, columns, in_one_file=len(annotation.files) == 1)
 
     @classmethod
     def _of(
-        cls, source_of: Callable[[int], FrameSource], columns: Mapping[str, Floats]
+        cls,
+        source_of: Callable[[int], FrameSource],
+        columns: Mapping[str, Floats],
+        *,
+        in_one_file: bool,
     ) -> "SegFrames":
-        """Return the frames with these values of `_GRID_COLUMNS`, in the order of the file."""
+        """Return the frames with these values of `_GRID_COLUMNS`, in their order."""
         if not len(columns["byte_offset"]):
             raise AnnotationError("the scan could not read the frames of the SEG: see the problems")
         origins, orientation, spacing, segments, byte, bit = map(columns.__getitem__, _GRID_COLUMNS)
@@ -168,7 +178,7 @@ class SegFrames:
         first = source_of(0)
         is_byte = first.bits_allocated == 8 == first.bits_stored and is_plain(first)
         is_bit = first.bits_allocated == 1 and is_native(first.transfer_syntax_uid)
-        is_read_here = (is_bit or is_byte) and not first.deflated
+        is_read_here = in_one_file and (is_bit or is_byte) and not first.deflated
         starts = 8 * byte.astype(np.int64) + bit.astype(np.int64)
         return cls(
             source_of,

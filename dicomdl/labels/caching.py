@@ -51,7 +51,9 @@ class CachedLabels:
     ) -> None:
         self._cache, self._stack, self._source = cache, stack, source
         self._layer = layer
-        self._files = [KeyFile(look_up(source.file(stack)), stack.series_instance_uid)]
+        self._files = [
+            KeyFile(look_up(file), stack.series_instance_uid) for file in source.files(stack)
+        ]
         self._options = {
             # The path of a file is no part of a key, and its state is.
             "labels": repr(dataclasses.replace(source, source=source.kind, **_OF_SAMPLES)),

@@ -197,15 +197,15 @@ class LabelSource:
         HeaderError, PixelError
             The file is no structure set, or it is damaged, or cannot be read.
         """
-        file = self.file(stack)
+        (file,) = self.files(stack)
         with _named(file.path):
             return report_on(stack, read_structure_set(file), self._wish("RTSTRUCT"))
 
-    def file(self, stack: Stack) -> Source:
-        """Return the file that holds the labels of `stack`."""
+    def files(self, stack: Stack) -> tuple[Source, ...]:
+        """Return the files that hold the labels of `stack`: one, or those of a concatenation."""
         if self.kind:
-            return only_annotation(stack, self.kind).source
-        return source_of(self.path(stack))
+            return only_annotation(stack, self.kind).sources
+        return (source_of(self.path(stack)),)
 
     def __call__(self, stack: Stack) -> Values:
         """Return the label map of a stack, (slices, rows, columns) integers; or fractions."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from phantoms import write_series
 from phantoms_labels import contour, write_seg, write_structure_set
+from phantoms_multi import divide
 
 import dicomdl
 from dicomdl.errors import AnnotationError, FileChanged, UsageError
@@ -110,3 +111,27 @@ def test_a_damaged_object_is_unreadable_with_the_reason(folder: Path, image: Pat
     index = scanned(folder)
     found = [(each.status, bool(each.detail)) for each in index.annotations]
     assert found == [("unreadable", True)]
+
+
+def test_an_object_in_several_files_is_one(folder: Path, image: Path) -> None:
+    slices = [(number, (0, 0, 2 * z), MASK) for number in (1, 2) for z in range(3)]
+    parts = divide(write_seg(folder / "seg.dcm", image, slices), (2, 3, 1))
+    index = scanned(folder)
+    (seg,) = index.annotations
+    assert [source.path for source in seg.sources] == [str(path) for path in parts]
+    assert (seg.status, seg.referenced) == ("ok", 1)
+    (stack,) = index.select(has="SEG").stacks
+    assert stack.annotations == [seg]
+    assert "1 annotation" in repr(index)
+
+
+def test_the_next_scan_joins_the_files_of_an_object_anew(folder: Path, image: Path) -> None:
+    slices = [(1, (0, 0, 2 * z), MASK) for z in range(3)]
+    *_, last = divide(write_seg(folder / "seg.dcm", image, slices), (1, 1, 1))
+    held = last.rename(folder.parent / "held.dcm")
+    (seg,) = scanned(folder).annotations
+    assert (seg.status, len(seg.sources)) == ("incomplete", 2)
+    assert "files of its concatenation are not in the index" in seg.remarks
+    held.rename(last)
+    (seg,) = scanned(folder).annotations
+    assert (seg.status, len(seg.sources), seg.remarks) == ("ok", 3, ())

@@ -8,6 +8,7 @@ import pytest
 from conftest import NewFolder, index_of
 from phantoms import write_series
 from phantoms_labels import contour, write_seg, write_structure_set
+from phantoms_multi import divide
 
 import dicomdl
 from dicomdl.errors import FileChanged
@@ -102,8 +103,23 @@ def test_a_cache_that_holds_no_slab_is_passed_by(stack: Stack) -> None:
 
 
 def test_an_annotation_that_changed_since_the_scan_is_an_error(stack: Stack, cache: Any) -> None:
-    path = LabelSource("SEG").file(stack).path
-    with open(path, "ab") as file:
+    (source,) = LabelSource("SEG").files(stack)
+    with open(source.path, "ab") as file:
+        file.write(b"\0\0")
+    with pytest.raises(FileChanged):
+        CachedLabels(cache, stack, LabelSource("SEG"))
+
+
+def test_a_change_of_any_file_of_a_concatenation_is_an_error(folder: Path, cache: Any) -> None:
+    image = write_series(folder / "ct", shape=SHAPE)[0]
+    mask = np.ones(SHAPE[1:], np.uint8)
+    seg = write_seg(folder / "seg.dcm", image, [(1, (0, 0, 2.0 * z), mask) for z in range(3)])
+    *_, last = divide(seg, (1, 1, 1))
+    index = dicomdl.scan(folder, folder.parent / "index", progress=False)
+    (stack,) = index.select(has="SEG").stacks
+    cached = CachedLabels(cache, stack, LabelSource("SEG"))
+    assert cached.read((0, 0, 0), SHAPE).any(axis=(1, 2)).tolist() == [True] * 3 + [False] * 4
+    with open(last, "ab") as file:
         file.write(b"\0\0")
     with pytest.raises(FileChanged):
         CachedLabels(cache, stack, LabelSource("SEG"))

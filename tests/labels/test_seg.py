@@ -10,6 +10,7 @@ from conftest import NewFolder, index_of
 from numpy.typing import NDArray
 from phantoms import write_series
 from phantoms_labels import write_seg
+from phantoms_multi import divide
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 import dicomdl
@@ -468,3 +469,47 @@ def test_a_frame_beyond_the_end_of_the_file_is_named(
     with pytest.raises(TruncatedPixels, match="found 0") as caught:
         label_block(reader, (0, 0, 0), SHAPE, np.uint8)
     assert caught.value.__notes__ == [f"file: {path}, frame 4"]
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
+def test_segments_in_several_files_are_those_of_one(folder: Path, image: Path, kind: str) -> None:
+    labels = labels_of()
+    if kind == "LABELMAP":
+        frames = [(0, position(z), labels[z]) for z in range(SHAPE[0])]
+    else:
+        scale = 200 if kind == "FRACTIONAL" else 1
+        frames = [
+            (number, position(z), (labels[z] == number).astype(np.uint8) * scale)
+            for number in (1, 2, 3)
+            for z in range(SHAPE[0])
+        ]
+    names = {1: "a", 2: "b", 3: "c"}
+    path = write_seg(folder / "seg.dcm", image, frames, kind=kind, segments=names)
+    count = len(frames)
+    parts = divide(path, (2, count - 3, 1))
+    index = dicomdl.scan([image.parent, folder], folder.parent / "index", progress=False)
+    stack = index.select(modality="CT").stacks[0]
+    threshold = 0.5 if kind == "FRACTIONAL" else None
+    reader = dicomdl.LabelSource("SEG", threshold=threshold).reader(stack)
+    assert np.array_equal(label_block(reader, (0, 0, 0), SHAPE, np.uint8)[0], labels)
+    box = (1, 2, 3), (4, 9, 10)
+    assert np.array_equal(label_block(reader, *box, np.uint8)[0], labels[1:4, 2:9, 3:10])
+    with pytest.raises(AnnotationError, match="one part of a concatenation"):
+        SegFrames.of_file(str(parts[1]))
+
+
+def test_a_segmentation_that_lacks_files_is_read_on_purpose_only(folder: Path, image: Path) -> None:
+    labels = labels_of()
+    frames = [(0, position(z), labels[z]) for z in range(SHAPE[0])]
+    path = write_seg(
+        folder / "seg.dcm", image, frames, kind="LABELMAP", segments={1: "a", 2: "b", 3: "c"}
+    )
+    *_, last = divide(path, (2, 2, 1))
+    last.unlink()
+    index = dicomdl.scan([image.parent, folder], folder.parent / "index", progress=False)
+    stack = index.select(modality="CT").stacks[0]
+    with pytest.raises(AnnotationError, match=r"no readable SEG \(found: incomplete\)"):
+        dicomdl.LabelSource("SEG").reader(stack)
+    reader = dicomdl.LabelSource("SEG").of_annotation(stack, stack.annotations[0])
+    labels[-1] = 0
+    assert np.array_equal(label_block(reader, (0, 0, 0), SHAPE, np.uint8)[0], labels)

@@ -215,7 +215,11 @@ class Records:
         if callable(source):
             return []
         if os.fspath(source) in LABEL_KINDS:
-            return [[each.source.size, each.source.mtime_ns] for each in stack.annotations]
+            return [
+                [source.size, source.mtime_ns]
+                for each in stack.annotations
+                for source in each.sources
+            ]
         with contextlib.suppress(PixelError, UsageError):
             found = look_up(Source(path_of(stack, os.fspath(source))))
             return [found.size, found.mtime_ns]

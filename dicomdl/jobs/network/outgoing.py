@@ -139,7 +139,7 @@ def _of_index(index: Index) -> Iterator[Source]:
     for number in range(len(index)):
         yield index.source(number).file
     for annotation in index.annotations:
-        yield annotation.source
+        yield from annotation.sources
 
 
 def _read(source: Source) -> Outgoing | Unsent:

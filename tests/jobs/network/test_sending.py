@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from network_servers import (
     Orthanc,
@@ -22,6 +23,8 @@ from network_servers import (
     with_tls,
 )
 from phantoms import write_series
+from phantoms_labels import write_seg
+from phantoms_multi import divide
 from pydicom.data import get_testdata_file
 
 pytest.importorskip("pynetdicom")
@@ -143,13 +146,16 @@ def test_dcmtk_gets_what_it_takes_and_the_rest_is_told_in_a_sentence(tmp_path: P
 
 @pytest.mark.slow
 def test_an_index_is_sent_with_its_selection_and_annotations(tmp_path: Path) -> None:
-    write_series(tmp_path / "a", series_uid="1.2.3.1")
+    image = write_series(tmp_path / "a", series_uid="1.2.3.1")[0]
     write_series(tmp_path / "b", series_uid="1.2.3.2")
+    mask = np.ones((5, 7), np.uint8)
+    seg = write_seg(tmp_path / "seg.dcm", image, [(1, (0, 0, 2 * z), mask) for z in range(2)])
+    divide(seg, (1, 1))
     index = dicomdl.scan(tmp_path, tmp_path / "index", progress=False)
     with scp([(evt.EVT_C_STORE, lambda event: 0)]) as (peer, _):
         one = send(peer, index.select(series_instance_uid="1.2.3.1"), progress=False)
         both = send(peer, tmp_path / "index", progress=False)
-    assert (one.stored, both.stored) == (6, 12)
+    assert (one.stored, both.stored) == (6 + 2, 12 + 2)
 
 
 @pytest.mark.slow
