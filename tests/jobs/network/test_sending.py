@@ -32,7 +32,12 @@ pytest.importorskip("pynetdicom")
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import CTImageStorage, StorageCommitmentPushModel, Verification
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    SegmentationStorage,
+    StorageCommitmentPushModel,
+    Verification,
+)
 
 import dicomdl
 from dicomdl.cli.main import main
@@ -61,9 +66,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory, answers_at: int) -> Iterat
 
 @contextmanager
 def scp(handlers: list[Any], *, title: str = "SCP", maximum: int = 10) -> Iterator[tuple[Peer, AE]]:
-    """A server of pynetdicom that stores CT and commits, as handlers say."""
+    """A server of pynetdicom that stores CT and SEG and commits, as handlers say."""
     entity = AE(title)
     entity.add_supported_context(CTImageStorage)
+    entity.add_supported_context(SegmentationStorage)
     entity.add_supported_context(Verification)
     entity.add_supported_context(StorageCommitmentPushModel)
     running = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
