@@ -640,6 +640,13 @@ typedef struct {
 #define MODIFIED(status) (status)->st_mtim
 #define CHANGED(status) (status)->st_ctim
 #endif
+#ifdef O_PATH
+#define FOLDER_FLAGS (O_PATH | O_DIRECTORY | O_CLOEXEC)
+#else
+#define FOLDER_FLAGS (O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+#endif
+/* The longest path of a folder that is opened. */
+#define MOST_PATH 4096
 /* Seconds whose nanoseconds fit 64 bits. */
 #define MOST_SECONDS 9000000000LL
 
@@ -734,13 +741,61 @@ read_open(const Plan *plan, int descriptor, uint8_t *buffer, uint64_t *first, Ro
     return state_of(&status, row, state) ? MINE : NOT_MINE;
 }
 
+/* The folder of the last file, which is opened when a second file of it follows: the system then
+ * looks up a name in it, and not the whole path. */
+typedef struct {
+    const char *path;
+    size_t length;
+    int descriptor;
+} Folder;
+
+static void
+leave(Folder *folder)
+{
+    if (folder->descriptor >= 0) {
+        close(folder->descriptor);
+    }
+    *folder = (Folder){NULL, 0, -1};
+}
+
+/* Open the folder of `length` characters of a path; -1 where that cannot be done. */
+static int
+open_folder(const char *path, size_t length)
+{
+    char name[MOST_PATH];
+    if (length >= sizeof name) {
+        return -1;
+    }
+    memcpy(name, path, length);
+    name[length] = 0;
+    return open(name, FOLDER_FLAGS);
+}
+
+/* Open a file by its path. */
+static int
+open_file(Folder *folder, const char *path, int flags)
+{
+    const char *end = strrchr(path, '/');
+    size_t length = end ? (size_t)(end - path) + 1 : 0;
+    if (!length || folder->length != length || memcmp(folder->path, path, length) != 0) {
+        leave(folder);
+        *folder = (Folder){path, length, -1};
+    } else if (folder->descriptor < 0) {
+        folder->descriptor = open_folder(path, length);
+    }
+    return folder->descriptor < 0 ? open(path, flags)
+                                  : openat(folder->descriptor, path + length, flags);
+}
+
 /* Read the files; return -1 without memory. */
 static int
 read_all(const Plan *plan, Store *store, const char *const *paths, size_t count, int flags,
          uint64_t *first, Row *row, uint8_t *buffer, Found *found)
 {
-    for (size_t place = 0; place < count; place++) {
-        int descriptor = paths[place] ? open(paths[place], flags) : -1;
+    Folder folder = {NULL, 0, -1};
+    int done = 0;
+    for (size_t place = 0; place < count && done == 0; place++) {
+        int descriptor = paths[place] ? open_file(&folder, paths[place], flags) : -1;
         if (descriptor < 0) {
             continue;
         }
@@ -750,12 +805,11 @@ read_all(const Plan *plan, Store *store, const char *const *paths, size_t count,
         if (read != MINE) {
             continue;
         }
-        if (add_row(store, plan, buffer, row, found->codes + found->rows * plan->slots) < 0) {
-            return -1;
-        }
+        done = add_row(store, plan, buffer, row, found->codes + found->rows * plan->slots);
         found->places[found->rows++] = (int32_t)place;
     }
-    return 0;
+    leave(&folder);
+    return done;
 }
 
 /* --- what Python hands over, and gets ---------------------------------------------------------- */

@@ -268,6 +268,38 @@ def test_threads_find_what_one_of_them_finds(
     assert HeaderReader(threads=3).read_ordinary([os.fsencode(other)] * 9) is None
 
 
+def test_files_of_one_folder_and_of_many_are_found_by_their_own_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, folder in enumerate(("a", "b", "a/c")):
+        phantoms.write_series(tmp_path / folder, shape=(3, 5, 7), seed=seed)
+    inside = {
+        folder: [path for path in sorted((tmp_path / folder).iterdir()) if path.is_file()]
+        for folder in ("a", "b", "a/c")
+    }
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "a" / "link").symlink_to(inside["b"][1])
+    one, two, deep = inside.values()
+    paths = [
+        *one,
+        *deep,
+        *(tmp_path / "a" / name for name in ("absent", "link")),
+        *two,
+        one[0],
+        *(tmp_path / "link" / path.name for path in two),
+        *(Path("b") / path.name for path in two),
+        *(tmp_path / "gone" / path.name for path in two),
+        one[1],
+    ]
+    found = HeaderReader().read_ordinary([os.fsencode(path) for path in paths])
+    assert found is not None
+    exists = [place for place, path in enumerate(paths) if path.exists()]
+    assert found.places.tolist() == exists
+    inodes = [os.stat(paths[place]).st_ino for place in exists]
+    assert found.states[:, 3].tolist() == inodes
+
+
 def test_what_is_no_file_is_left_to_the_reader(tmp_path: Path) -> None:
     (path,) = phantoms.write_series(tmp_path / "in", shape=(1, 5, 7))
     os.mkfifo(tmp_path / "pipe")
