@@ -333,7 +333,7 @@ def read_all(
         workers = 1
     done: Iterator[list[Table]]
     if workers == 1 or len(chunks) < 2:
-        done = _in_process(chunks, reading)
+        done = _in_process(chunks, reading, _reader(reading, threads=available_cores()))
     elif is_measured:
         done = _as_measured(chunks, reading, workers)
     else:
@@ -352,8 +352,12 @@ def read_all(
 def _as_measured(
     chunks: Sequence["_Chunk"], reading: Reading, workers: int
 ) -> Iterator[list[Table]]:
-    """Read chunks in this process until the others take so long that workers are worth a start."""
-    here, start = _in_process(chunks, reading), time.perf_counter()
+    """Read chunks in this process until the others take so long that workers are worth a start.
+
+    This process is one of them then: it reads on while no tables of others wait for it.
+    """
+    reader, start = _reader(reading, threads=available_cores()), time.perf_counter()
+    here = _in_process(chunks, reading, reader)
     for number, tables in enumerate(here, 1):
         yield tables
         others = chunks[number:]
@@ -361,14 +365,17 @@ def _as_measured(
         passed = time.perf_counter() - start
         if used > 1 and passed / number * len(others) * (1 - 1 / used) > WORTH_S:
             here.close()
-            yield from _in_workers(others, reading, used)
+            yield from _in_workers(others, reading, used - 1, joins=True)
             return
 
 
+def _reader(reading: Reading, threads: int = 1) -> HeaderReader:
+    return HeaderReader(reading.extra, reading.limits, threads)
+
+
 def _in_process(
-    chunks: Sequence[tuple[int, Sequence[bytes]]], reading: Reading
+    chunks: Sequence[tuple[int, Sequence[bytes]]], reading: Reading, reader: HeaderReader
 ) -> Generator[list[Table]]:
-    reader = HeaderReader(reading.extra, reading.limits, available_cores())
     every = [path for _, paths in chunks for path in paths]
     with asking(every, reading.concurrency) as walker:
         for first, paths in chunks:
@@ -423,16 +430,23 @@ def answering(reading: Mapping[str, Any]) -> Answer:
     return answer
 
 
-def _in_workers(chunks: Sequence[_Chunk], reading: Reading, workers: int) -> Iterator[list[Table]]:
-    """Yield tables from worker processes; this process reads chunks of workers that died."""
+def _in_workers(
+    chunks: Sequence[_Chunk], reading: Reading, workers: int, *, joins: bool = False
+) -> Iterator[list[Table]]:
+    """Yield tables from worker processes; this process reads chunks of workers that died.
+
+    With `joins` it reads others, too.
+    """
     messages = [(_FIRST.pack(first), b"\0".join(paths)) for first, paths in chunks]
+    reader = _reader(reading)
     deaths: dict[int, Death] = {}
-    for number, answer in answers(lambda: _start_worker(reading), messages, workers):
-        if isinstance(answer, Death):
-            deaths[id(answer)] = answer
-            yield from _in_process([chunks[number]], reading)
-        else:
+    for number, answer in answers(lambda: _start_worker(reading), messages, workers, joins=joins):
+        if isinstance(answer, bytes):
             yield from_bytes(answer, 4)
+            continue
+        if answer is not None:
+            deaths[id(answer)] = answer
+        yield from _in_process([chunks[number]], reading, reader)
     if deaths:
         _warn(list(deaths.values()), workers)
 

@@ -31,7 +31,7 @@ from dicomdl.index.text import counted, escaped, html_table, text_columns
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.teams import answers
 from dicomdl.printing import printable
-from dicomdl.storage.children import Answer, Child, Death
+from dicomdl.storage.children import Answer, Child
 from dicomdl.storage.locations import is_url
 from dicomdl.storage.sources import Source
 from dicomdl.storage.system import available_cores
@@ -279,11 +279,11 @@ def _found(sources: Sequence[Source], workers: int | None, profile: Profile) -> 
     for number, answer in answers(
         lambda: Child(_TARGET, key.hex()), messages, min(workers, len(chunks))
     ):
-        if isinstance(answer, Death):
-            yield from (_one(each, profile, key) for each in chunks[number])
-        else:
+        if isinstance(answer, bytes):
             for path, plain, reason in json.loads(answer):
                 yield _Found(path, None if plain is None else _carried(plain), reason)
+        else:
+            yield from (_one(each, profile, key) for each in chunks[number])
 
 
 def answering(key: str) -> Answer:

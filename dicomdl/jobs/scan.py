@@ -116,9 +116,9 @@ def scan(
         same roots updates. An update reads new and changed files only and drops deleted ones. The
         old index stays valid until the new one is complete.
     workers
-        Number of processes that read headers. By default this process begins alone, and one per
-        core takes the rest where that saves more than a second. A process alone reads in up to four
-        threads.
+        Number of processes that read headers. By default this process begins alone, and others join
+        it where that saves more than a second: one per core in all. A process alone reads in up to
+        four threads.
     progress
         Show a progress bar with files per second.
     follow_links

@@ -24,16 +24,22 @@ _MOST_KILLED_STARTS: Final = 20
 # Wait before an item that was put off is tried again, and between looks for Ctrl-C.
 _PAUSE_S: Final = 0.5
 
-# The number of a message, and its answer or how the child that had it ended.
-Answered: TypeAlias = tuple[int, bytes | Death]
+# The number of a message, and its answer or how the child that had it ended; None where the caller
+# answers it.
+Answered: TypeAlias = tuple[int, bytes | Death | None]
 
 
 def answers(
-    start: Callable[[], Child], messages: Sequence[Sequence[bytes]], workers: int
+    start: Callable[[], Child],
+    messages: Sequence[Sequence[bytes]],
+    workers: int,
+    *,
+    joins: bool = False,
 ) -> Iterator[Answered]:
     """Yield the number of each message once, with its answer or the death of a child.
 
     A child that dies is not replaced. The messages that no child is left for have the last death.
+    With `joins` the caller works, too: it gets a message with None whenever no answer waits.
 
     Parameters
     ----------
@@ -43,6 +49,8 @@ def answers(
         The messages, each in parts.
     workers
         The number of children.
+    joins
+        Whether the caller answers messages itself.
     """
     waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     answered: queue.SimpleQueue[Answered | None] = queue.SimpleQueue()
@@ -65,6 +73,14 @@ def answers(
             threading.Thread(target=feed, args=(child,), daemon=True).start()
         running, last = workers, None
         while running:
+            if joins and answered.empty():
+                with contextlib.suppress(queue.Empty):
+                    if (number := waiting.get_nowait()) is not None:
+                        yield number, None
+                        continue
+                    # The end is told to as many as there are children.
+                    waiting.put(None)
+                joins = False
             found = answered.get()
             if found is None:
                 running -= 1

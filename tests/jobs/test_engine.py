@@ -131,10 +131,15 @@ def test_workers_start_only_where_the_rest_of_the_files_takes_long(
     started: list[int] = []
 
     def workers(
-        chunks: Sequence[tuple[int, Sequence[bytes]]], reading: engine.Reading, count: int
+        chunks: Sequence[tuple[int, Sequence[bytes]]],
+        reading: engine.Reading,
+        count: int,
+        *,
+        joins: bool,
     ) -> Iterator[list[Table]]:
+        assert joins
         started.append(count)
-        return engine._in_process(chunks, reading)
+        return engine._in_process(chunks, reading, HeaderReader())
 
     paths = written(tmp_path, {})
     monkeypatch.setattr(engine, "CHUNK_FILES", 2)
@@ -143,4 +148,4 @@ def test_workers_start_only_where_the_rest_of_the_files_takes_long(
     monkeypatch.setattr(engine, "WORTH_S", worth_s)
     parts = list(engine.read_all(paths, engine.Reading(), None, progress=False))
     assert [file for part in parts for file in part[1].numbers("file")] == [*range(len(paths))]
-    assert started == ([2] if worth_s < 0 else [])
+    assert started == ([1] if worth_s < 0 else [])

@@ -53,6 +53,16 @@ def test_messages_without_a_child_have_the_last_death() -> None:
     assert all(isinstance(answer, Death) and answer.code == 7 for answer in found.values())
 
 
+@pytest.mark.parametrize("deadly", ["", "0"])
+def test_a_caller_that_joins_gets_what_no_child_has_and_no_message_is_lost(deadly: str) -> None:
+    messages = [[str(number).encode()] for number in range(300)]
+    found = list(answers(lambda: start(deadly), messages, 2, joins=True))
+    assert sorted(number for number, _ in found) == [*range(300)]
+    assert None in dict(found).values()
+    for number, answer in found:
+        assert answer in (None, str(number).encode()) or isinstance(answer, Death)
+
+
 def asked(slot: Slot, number: int) -> tuple[int, bytes | Death]:
     """Send a number to a child, and return it with the answer."""
     return number, slot.ask(str(number).encode())
