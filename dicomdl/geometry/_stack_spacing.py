@@ -55,6 +55,10 @@ def _distinct(columns: FrameColumns, rows: Ints) -> list[PlaneSpacing]:
     constants: dict[str, Any] = {
         name: facts.constants[name] for name in IN_PLANE_COLUMNS if name in facts.constants
     }
+    # No column of lists is among the constants, and most stacks have one spacing.
+    spacings = columns.pixel_spacings[rows]
+    if (spacings == spacings[0]).all():
+        constants["pixel_spacing"] = tuple(spacings[0].tolist())
     varying = [name for name in IN_PLANE_COLUMNS if name not in constants]
     combinations = dict.fromkeys(
         zip(*(facts.values(name, rows) for name in varying), strict=True) if varying else [()]

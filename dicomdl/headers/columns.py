@@ -6,6 +6,7 @@ number. In a required column, such text is an error.
 
 import functools
 import math
+import operator
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -77,6 +78,7 @@ def converted(raws: Sequence[bytes], convert: Callable[[bytes], Any]) -> Column:
     return list(map(known.__getitem__, raws))
 
 
+_SEPARATORS: Final = operator.methodcaller("count", b"\\")
 # Stands between values that are converted at once, and is in no text of one line.
 _BETWEEN: Final = b"\n"
 
@@ -110,7 +112,7 @@ def _digits_at_once(raws: Sequence[bytes], size: int, integer: bool) -> list[Any
     joined = b"\\".join(raws)
     if not size or b"_" in joined or max(map(len, raws)) > _LONGEST:
         return None
-    if any(raw.count(b"\\") != size - 1 for raw in raws):
+    if set(map(_SEPARATORS, raws)) != {size - 1}:
         return None
     try:
         numbers = list(map(float, joined.split(b"\\")))

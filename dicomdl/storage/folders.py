@@ -175,7 +175,6 @@ def _walk_folder(
 ) -> None:
     """Walk over one root; `inside` are the folders that no link may leave, None if links may."""
     pending = [root]
-    paths, states, keys, inodes = found.paths, found.states, found.keys, found.inodes
     while pending:
         folder = pending.pop()
         try:
@@ -191,14 +190,13 @@ def _walk_folder(
             continue
         folders = []
         trusts_listing = not looks_up and _can_be_searched(folder)
+        if trusts_listing and _are_files(listed):
+            _add_listed(listed, found)
+            continue
         for entry in listed:
             try:
                 if trusts_listing and entry.is_file(follow_symlinks=False):
-                    # Written out: a million files pass here.
-                    paths.append(entry.path)
-                    states.append(NO_STATE)
-                    keys.append(())
-                    inodes.append(entry.inode())
+                    _add_listed([entry], found)
                 elif not entry.is_dir():
                     is_link = entry.is_symlink()
                     if is_link and _leads_out(entry, inside):
@@ -214,6 +212,22 @@ def _walk_folder(
             except OSError:
                 _add_failed(entry, found)
         pending.extend(reversed(folders))
+
+
+def _are_files(listed: Sequence[os.DirEntry[bytes]]) -> bool:
+    """Whether all entries are regular files, as their listing tells or, without that, a look."""
+    try:
+        return all(entry.is_file(follow_symlinks=False) for entry in listed)
+    except OSError:
+        return False
+
+
+def _add_listed(listed: Sequence[os.DirEntry[bytes]], found: Walk) -> None:
+    """Add files that are not looked up."""
+    found.paths.extend([entry.path for entry in listed])
+    found.states.extend([NO_STATE] * len(listed))
+    found.keys.extend([()] * len(listed))
+    found.inodes.extend([entry.inode() for entry in listed])
 
 
 def _can_be_searched(folder: bytes) -> bool:
