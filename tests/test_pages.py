@@ -164,7 +164,7 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     elements += ["index.saved_splits.SavedSplit", "index.saved_splits.SavedGroup"]
     elements += ["idc.IDCSeries"]
     elements += ["jobs.network.fetch.Access", "jobs.network.fetching.Fetched"]
-    elements += ["jobs.network.finding.FoundSeries", "jobs.network.peers.Timeouts"]
+    elements += ["jobs.network.finding.FoundSeries", "storage.dicomweb.Timeouts"]
     elements += [f"jobs.network.peers.{name}" for name in ("TLS", "Peer", "Service", "parse_peer")]
     elements += ["jobs.network.commitment.Commitment", "jobs.network.sent.Sent"]
     elements += ["jobs.network.listening.Listener", "jobs.network.receiving.Counts"]

@@ -64,4 +64,4 @@ def timeouts_of(given: argparse.Namespace) -> Any:
         return None
     if not given.timeout > 0:
         raise UsageError(f"--timeout {given.timeout:g}: expected a number above 0")
-    return Timeouts(connect_s=min(15.0, given.timeout), answer_s=given.timeout)
+    return Timeouts(connect_s=min(Timeouts().connect_s, given.timeout), answer_s=given.timeout)

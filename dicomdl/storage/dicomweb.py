@@ -26,6 +26,7 @@ import ssl
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -59,7 +60,8 @@ _Result = TypeVar("_Result")
 Query = Sequence[tuple[str, str]]
 
 
-class Waits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Timeouts:
     """How long a server may take, in seconds.
 
     Attributes
@@ -67,15 +69,15 @@ class Waits(NamedTuple):
     connect_s
         For the connection.
     answer_s
-        Until an answer begins, and between two pieces of it. A server may think about a large
-        series before it begins.
+        Until an answer begins, and between two parts of it. A server may think about a large series
+        before it begins.
     """
 
-    connect_s: float = 10.0
+    connect_s: float = 15.0
     answer_s: float = 60.0
 
 
-_WAITS: Final = Waits()
+_TIMEOUTS: Final = Timeouts()
 
 
 class WebError(OSError):
@@ -149,7 +151,9 @@ def plain_url(url: str) -> str:
     return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def session_of(url: str, tls: ssl.SSLContext | None = None, waits: Waits = _WAITS) -> "Session":
+def session_of(
+    url: str, tls: ssl.SSLContext | None = None, timeouts: Timeouts = _TIMEOUTS
+) -> "Session":
     """Return the session of this process for the service at a URL, with the login of that server.
 
     Parameters
@@ -158,7 +162,7 @@ def session_of(url: str, tls: ssl.SSLContext | None = None, waits: Waits = _WAIT
         The root of the service, such as "https://host/dicom-web". "dicomweb+" may stand before it.
     tls
         How certificates are verified; see `Session`. Such a session is not shared.
-    waits
+    timeouts
         How long the server may take.
 
     Raises
@@ -172,14 +176,14 @@ def session_of(url: str, tls: ssl.SSLContext | None = None, waits: Waits = _WAIT
     """
     base = plain_url(url)
     if tls is not None:
-        return Session(base, login_of(_origin(base)), tls, waits)
-    return _session(base, login_of(_origin(base)), waits, os.getpid())
+        return Session(base, login_of(_origin(base)), tls, timeouts)
+    return _session(base, login_of(_origin(base)), timeouts, os.getpid())
 
 
 # Small: a session per server and login. Sockets belong to the process that opened them.
 @functools.lru_cache(maxsize=64)
-def _session(base: str, login: Login, waits: Waits, _process: int) -> "Session":
-    return Session(base, login, waits=waits)
+def _session(base: str, login: Login, timeouts: Timeouts, _process: int) -> "Session":
+    return Session(base, login, timeouts=timeouts)
 
 
 def _origin(url: str) -> str:
@@ -199,7 +203,7 @@ class Session:
     tls
         How certificates are verified, by default with those of the system or of `SSL_CERT_FILE`.
         A client certificate is loaded into such a context.
-    waits
+    timeouts
         How long the server may take.
     """
 
@@ -208,17 +212,17 @@ class Session:
         base: str,
         login: Login | None = None,
         tls: ssl.SSLContext | None = None,
-        waits: Waits = _WAITS,
+        timeouts: Timeouts = _TIMEOUTS,
     ) -> None:
         self.base = plain_url(base)
         self._origin = _origin(self.base)
         self._login = login or Login()
-        self._waits = waits
+        self._timeouts = timeouts
         if self._login.authorization:
             parts = urlsplit(self.base)
             _warn_if_readable(parts.scheme, parts.hostname or "")
         self._urllib3 = import_extra("urllib3", "asking a DICOMweb server", "net")
-        self._pool = _pool(self._urllib3, self._origin, tls, waits)
+        self._pool = _pool(self._urllib3, self._origin, tls, timeouts)
 
     def __repr__(self) -> str:
         return f"Session({self.base!r})"
@@ -306,7 +310,7 @@ class Session:
             content_type = reply.headers.get("content-type", "")
             chunks = self._chunks(reply, most_bytes)
             if media_type(content_type) == "multipart/related":
-                with _explained(self._urllib3, self._waits):
+                with _explained(self._urllib3, self._timeouts):
                     yield parts_of(chunks, parameter(content_type, "boundary"))
             elif reply.status == 204:
                 yield iter(())
@@ -374,7 +378,7 @@ class Session:
             sent["Authorization"] = self._login.authorization
         reply = None
         try:
-            with _explained(self._urllib3, self._waits):
+            with _explained(self._urllib3, self._timeouts):
                 for _ in range(_MOST_REDIRECTIONS + 1):
                     reply = self._pool.urlopen(
                         method,
@@ -412,7 +416,7 @@ class Session:
     def _chunks(self, reply: Any, most_bytes: int) -> Iterator[bytes]:
         """Yield the body of an answer, as it comes."""
         begun, total = time.monotonic(), 0
-        with _explained(self._urllib3, self._waits):
+        with _explained(self._urllib3, self._timeouts):
             while chunk := reply.read1(_CHUNK_BYTES):
                 total += len(chunk)
                 if total > most_bytes:
@@ -448,13 +452,13 @@ def _is_this_machine(host: str) -> bool:
         return host == "localhost"
 
 
-def _pool(urllib3: Any, origin: str, tls: ssl.SSLContext | None, waits: Waits) -> Any:
+def _pool(urllib3: Any, origin: str, tls: ssl.SSLContext | None, timeouts: Timeouts) -> Any:
     """Return the connections to a server, through the proxy of the environment if there is one."""
     parts = urlsplit(origin)
     options: dict[str, Any] = {
         "maxsize": CONNECTIONS,
         "block": True,
-        "timeout": urllib3.Timeout(connect=waits.connect_s, read=waits.answer_s),
+        "timeout": urllib3.Timeout(connect=timeouts.connect_s, read=timeouts.answer_s),
     }
     if parts.scheme == "https":
         options["ssl_context"] = tls or ssl.create_default_context()
@@ -538,10 +542,10 @@ def _require_answer(reply: Any, method: str) -> None:
 class _explained:
     """A context that replaces errors of urllib3 and of sockets by a `WebError`."""
 
-    __slots__ = ("_urllib3", "_waits")
+    __slots__ = ("_timeouts", "_urllib3")
 
-    def __init__(self, urllib3: Any, waits: Waits) -> None:
-        self._urllib3, self._waits = urllib3, waits
+    def __init__(self, urllib3: Any, timeouts: Timeouts) -> None:
+        self._urllib3, self._timeouts = urllib3, timeouts
 
     def __enter__(self) -> None:
         return None
@@ -550,10 +554,10 @@ class _explained:
         if isinstance(error, WebError) or not isinstance(error, Exception):
             return
         if isinstance(error, self._urllib3.exceptions.HTTPError | OSError):
-            raise _as_web_error(error, self._urllib3.exceptions, self._waits) from None
+            raise _as_web_error(error, self._urllib3.exceptions, self._timeouts) from None
 
 
-def _as_web_error(error: Exception, known: Any, waits: Waits) -> WebError:
+def _as_web_error(error: Exception, known: Any, timeouts: Timeouts) -> WebError:
     if (
         isinstance(error, OSError)
         and error.strerror
@@ -567,7 +571,7 @@ def _as_web_error(error: Exception, known: Any, waits: Waits) -> WebError:
             "or expired; SSL_CERT_FILE names the certificates of an issuer of your own",
         )
     if isinstance(error, known.ReadTimeoutError):
-        return WebError(errno.ETIMEDOUT, f"the server was silent for {waits.answer_s:g} s")
+        return WebError(errno.ETIMEDOUT, f"the server was silent for {timeouts.answer_s:g} s")
     # A kind of NewConnectionError, and that a kind of ConnectTimeoutError.
     if isinstance(error, known.NameResolutionError):
         return WebError(errno.EHOSTUNREACH, "no server of this name is known")

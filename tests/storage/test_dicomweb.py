@@ -17,7 +17,7 @@ from web_server import Answer, Asked, as_json, multipart, serving
 from dicomdl.errors import DicomdlWarning, StorageError, UsageError
 from dicomdl.storage import dicomweb
 from dicomdl.storage._web_login import FILE, PASSWORD, TOKEN, USER, Login, login_of
-from dicomdl.storage.dicomweb import Session, Waits, WebError, session_of
+from dicomdl.storage.dicomweb import Session, Timeouts, WebError, session_of
 
 pytest.importorskip("urllib3")
 
@@ -152,7 +152,7 @@ def test_a_silent_server_and_one_that_trickles_are_left(monkeypatch: pytest.Monk
                     continue
 
     with serving(answer) as server:
-        session = Session(server.url, waits=Waits(answer_s=0.2))
+        session = Session(server.url, timeouts=Timeouts(answer_s=0.2))
         with pytest.raises(WebError, match="was silent"):
             session.json("/silent")
         with pytest.raises(WebError, match="trickles"):

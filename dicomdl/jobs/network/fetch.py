@@ -43,8 +43,7 @@ class Access:
     own_title
         AE title of this side, for DIMSE; ``$DICOMDL_AE_TITLE`` or ``DICOMDL`` by default.
     timeouts
-        How long the archive may take, by either protocol; by default `Timeouts()`, and 10 s for
-        the connection to a DICOMweb server.
+        How long the archive may take, by either protocol; `Timeouts()` by default.
     transfer_syntax
         UID that files are asked for in; "" for the one that they are stored in.
     method

@@ -13,7 +13,8 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from dicomdl.errors import UsageError
-from dicomdl.storage.dicomweb import Session, Waits, is_service, plain_url, session_of
+from dicomdl.storage.dicomweb import Session, is_service, plain_url, session_of
+from dicomdl.storage.dicomweb import Timeouts as Timeouts
 from dicomdl.storage.objects import without_secrets
 
 PLAIN: Final = "dicom"
@@ -102,22 +103,6 @@ class TLS:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long a server may take, in seconds.
-
-    Attributes
-    ----------
-    connect_s
-        For the connection.
-    answer_s
-        For an answer, and between two parts of one.
-    """
-
-    connect_s: float = 15.0
-    answer_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
 class Peer:
     """A DICOM server, and how this side calls itself.
 
@@ -174,7 +159,7 @@ class Service:
         Parameters
         ----------
         timeouts
-            How long the service may take; as for a DICOMweb root of `scan` by default.
+            How long the service may take; `Timeouts()` by default.
 
         Raises
         ------
@@ -182,9 +167,7 @@ class Service:
             A certificate or a login cannot be used.
         """
         tls = None if self.tls is None else self.tls.client_context()
-        if timeouts is None:
-            return session_of(self.url, tls)
-        return session_of(self.url, tls, Waits(timeouts.connect_s, timeouts.answer_s))
+        return session_of(self.url, tls, timeouts or Timeouts())
 
 
 def parse_server(
