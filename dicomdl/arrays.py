@@ -9,6 +9,8 @@ import numpy.typing as npt
 # Pixel values of any dtype.
 Values: TypeAlias = npt.NDArray[Any]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+# One bit per value; the first one is the lowest of its byte.
+Bits: TypeAlias = npt.NDArray[np.uint8]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Float32: TypeAlias = npt.NDArray[np.float32]

@@ -19,7 +19,7 @@
 typedef struct {
     int swaps;         /* of the other byte order */
     int left, right;   /* shifts, the second with the sign of signed samples */
-    uint32_t mask;     /* bits that stay after the shifts, of unsigned samples */
+    uint32_t mask;     /* bits that stay after the shifts: all of signed samples */
     uint32_t slope, intercept; /* modulo 2^32, for integers */
     double slope_f, intercept_f;
     int has_padding;
@@ -28,15 +28,19 @@ typedef struct {
 
 /* What becomes of contiguous samples: a pass over them, or a look at a table of float32.
  *
- * `apply` fills `out` with `count` values, and `mask`, unless it is NULL, where some are padding. */
+ * `apply` fills `out` with `count` values. `bits`, unless NULL, are zeros, one per value, the first
+ * one as the lowest bit of its byte: from bit `first` on, those of padding become 1. */
 typedef struct Change Change;
 struct Change {
-    void (*apply)(Change *change, const char *samples, char *out, uint8_t *mask, Py_ssize_t count);
+    void (*apply)(Change *change, const char *samples, char *out, uint8_t *bits, Py_ssize_t first,
+                  Py_ssize_t count);
     Py_ssize_t size, value_size; /* bytes of a sample and of a value */
     Pass pass;
     Py_buffer table; /* obj is NULL for a pass */
     int found;       /* result: CHANGE_FOUND, CHANGE_BEYOND or their sum */
 };
+
+#define BYTES_OF_BITS(count) ((count) / 8 + ((count) % 8 != 0))
 
 #define CHANGE_FOUND 1  /* some value is padding */
 #define CHANGE_BEYOND 2 /* float32 does not hold some value */

@@ -125,7 +125,8 @@ read_fully(int descriptor, char *buffer, int64_t length, int64_t offset)
 typedef struct {
     Change *change; /* NULL for bytes as they are */
     char *out;
-    uint8_t *mask;
+    uint8_t *mask;   /* of the piece, a bit per value */
+    Py_ssize_t done; /* values */
 } Target;
 
 /* Put samples in their place. */
@@ -139,11 +140,9 @@ deliver(Target *target, const char *samples, Py_ssize_t length)
         return;
     }
     Py_ssize_t count = length / change->size;
-    change->apply(change, samples, target->out, target->mask, count);
+    change->apply(change, samples, target->out, target->mask, target->done, count);
     target->out += count * change->value_size;
-    if (target->mask != NULL) {
-        target->mask += count;
-    }
+    target->done += count;
 }
 
 /* Read contiguous samples. */
@@ -155,12 +154,14 @@ read_run(const Block *block, int descriptor, Target *target, Py_ssize_t length, 
         target->out += length;
         return is_read;
     }
+    int is_in_place = target->change->size == target->change->value_size;
     while (length > 0) {
         Py_ssize_t part = length < HOT ? length : HOT;
-        if (!read_fully(descriptor, block->hot, part, offset)) {
+        char *room = is_in_place ? target->out : block->hot;
+        if (!read_fully(descriptor, room, part, offset)) {
             return 0;
         }
-        deliver(target, block->hot, part);
+        deliver(target, room, part);
         length -= part, offset += part;
     }
     return 1;
@@ -209,19 +210,18 @@ static int
 read_piece(const Block *block, Py_ssize_t piece, int64_t offset)
 {
     Py_ssize_t before = piece * block->values;
-    uint8_t *mask = block->mask == NULL ? NULL : block->mask + before;
+    Py_ssize_t mask_bytes = BYTES_OF_BITS(block->values);
+    uint8_t *mask = block->mask == NULL ? NULL : block->mask + piece * mask_bytes;
     Target target = {
         block->changed == 0 ? NULL : block->changes + (block->changed == 1 ? 0 : piece),
         block->out + before * block->value_size,
         mask,
+        0,
     };
-    if (read_window(block, block->open[piece], &target, offset)) {
-        return 1;
+    if (mask != NULL && target.change != NULL) {
+        memset(mask, 0, (size_t)mask_bytes);
     }
-    if (mask != NULL) {
-        memset(mask, 0, (size_t)(target.mask - mask));
-    }
-    return 0;
+    return read_window(block, block->open[piece], &target, offset);
 }
 
 /* Ask the system for the pieces behind one that had to be waited for. */
@@ -313,7 +313,8 @@ is_inside(Block *block, const Buffers *held, Py_ssize_t files, Py_ssize_t first)
     block->pieces = held->out.len / size;
     if (first < 0 || block->pieces > files - first ||
         (block->changed > 1 && block->changed != block->pieces) ||
-        (held->mask.obj != NULL && held->mask.len != block->pieces * block->values)) {
+        (held->mask.obj != NULL &&
+         held->mask.len != block->pieces * BYTES_OF_BITS(block->values))) {
         return 0;
     }
     for (Py_ssize_t number = 1; number < block->changed; number++) {

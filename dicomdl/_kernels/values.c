@@ -23,18 +23,28 @@
 #define INLINE static inline
 #endif
 
+/* Before a loop whose values may lie where its samples were, at the same places. */
+#if defined(__clang__)
+#define IN_PLACE _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define IN_PLACE _Pragma("GCC ivdep")
+#elif defined(_MSC_VER)
+#define IN_PLACE __pragma(loop(ivdep))
+#else
+#define IN_PLACE
+#endif
+
 #define SWAP8(v) (v)
 #define SWAP16(v) ((uint16_t)((uint16_t)(v) << 8 | (uint16_t)(v) >> 8))
 #define SWAP32(v)                                                                                  \
     ((v) << 24 | ((v) << 8 & 0x00FF0000u) | ((v) >> 8 & 0x0000FF00u) | (v) >> 24)
 
-/* Samples of one type, S with the unsigned U of its size, as stored values; then what is padding.
- * The comparison is one of unsigned distances. */
+/* Samples of one type, S with the unsigned U of its size: byte order and shifts; then what is
+ * padding. The comparison is one of unsigned distances. */
 #define STORED(NAME, S, U, SWAP)                                                                   \
     INLINE void NAME##_meant(const Pass *pass, S *restrict run, Py_ssize_t count)                  \
     {                                                                                              \
         const int left = pass->left, right = pass->right;                                          \
-        const U mask = (U)pass->mask;                                                              \
         if (pass->swaps) {                                                                         \
             for (Py_ssize_t i = 0; i < count; i++) {                                               \
                 run[i] = (S)SWAP((U)run[i]);                                                       \
@@ -45,24 +55,24 @@
                 run[i] = (S)((S)((uint32_t)(U)run[i] << left) >> right);                           \
             }                                                                                      \
         }                                                                                          \
-        if ((S)-1 > 0 && mask != (U)-1) {                                                          \
-            for (Py_ssize_t i = 0; i < count; i++) {                                               \
-                run[i] = (S)((U)run[i] & mask);                                                    \
-            }                                                                                      \
-        }                                                                                          \
     }                                                                                              \
                                                                                                    \
     INLINE int NAME##_padding(const Pass *pass, const S *restrict run, uint8_t *restrict is,       \
                               Py_ssize_t count)                                                    \
     {                                                                                              \
         const U low = (U)pass->low, span = (U)((U)pass->high - (U)pass->low);                      \
-        U any = 0;                                                                                 \
-        for (Py_ssize_t i = 0; i < count; i++) {                                                   \
-            U inside = (U)((U)((U)run[i] - low) <= span);                                          \
-            is[i] = (uint8_t)inside;                                                               \
-            any |= inside;                                                                         \
+        const U mask = (U)pass->mask;                                                              \
+        if (span == 0) {                                                                           \
+            for (Py_ssize_t i = 0; i < count; i++) {                                               \
+                is[i] = ((U)run[i] & mask) == low;                                                 \
+            }                                                                                      \
         }                                                                                          \
-        return any != 0;                                                                           \
+        else {                                                                                     \
+            for (Py_ssize_t i = 0; i < count; i++) {                                               \
+                is[i] = (U)(((U)run[i] & mask) - low) <= span;                                     \
+            }                                                                                      \
+        }                                                                                          \
+        return memchr(is, 1, (size_t)count) != NULL;                                               \
     }
 
 STORED(u8, uint8_t, uint8_t, SWAP8)
@@ -72,59 +82,104 @@ STORED(i16, int16_t, uint16_t, SWAP16)
 STORED(u32, uint32_t, uint32_t, SWAP32)
 STORED(i32, int32_t, uint32_t, SWAP32)
 
-/* To integers of the unsigned type T: the final values fit, so wrapped ones in between do no harm.
- */
-#define TO_INTEGERS(NAME, S, TO, T)                                                                \
-    INLINE int NAME##_to_##TO(const Pass *pass, const S *restrict run, void *target,               \
+/* Stored values, whose upper bits may be anything, to integers of the unsigned type T: the final
+ * values fit, so wrapped ones in between do no harm. */
+#define TO_INTEGERS(NAME, S, U, TO, T)                                                             \
+    INLINE int NAME##_to_##TO(const Pass *pass, const S *run, void *target,                        \
                               Py_ssize_t count)                                                    \
     {                                                                                              \
-        T *restrict out = target;                                                                  \
+        T *out = target;                                                                           \
+        const U mask = (U)pass->mask;                                                              \
         const T slope = (T)pass->slope, intercept = (T)pass->intercept;                            \
         if (slope == 1) {                                                                          \
+            IN_PLACE                                                                               \
             for (Py_ssize_t i = 0; i < count; i++) {                                               \
-                out[i] = (T)((T)run[i] + intercept);                                               \
+                out[i] = (T)((T)(S)((U)run[i] & mask) + intercept);                                \
             }                                                                                      \
         }                                                                                          \
         else {                                                                                     \
+            IN_PLACE                                                                               \
             for (Py_ssize_t i = 0; i < count; i++) {                                               \
-                out[i] = (T)((uint32_t)(T)run[i] * (uint32_t)slope + intercept);                   \
+                T stored = (T)(S)((U)run[i] & mask);                                               \
+                out[i] = (T)((uint32_t)stored * (uint32_t)slope + intercept);                      \
             }                                                                                      \
         }                                                                                          \
         return 0;                                                                                  \
     }
 
-#define TO_FLOATS(NAME, S)                                                                         \
-    INLINE int NAME##_to_f32(const Pass *pass, const S *restrict run, void *target, Py_ssize_t count)\
+#define TO_FLOATS(NAME, S, U)                                                                      \
+    INLINE int NAME##_to_f32(const Pass *pass, const S *run, void *target, Py_ssize_t count)       \
     {                                                                                              \
-        float *restrict out = target;                                                              \
+        float *out = target;                                                                       \
+        const U mask = (U)pass->mask;                                                              \
         const double slope = pass->slope_f, intercept = pass->intercept_f;                         \
         int beyond = 0;                                                                            \
+        IN_PLACE                                                                                   \
         for (Py_ssize_t i = 0; i < count; i++) {                                                   \
-            double product = (double)run[i] * slope;                                               \
+            double product = (double)(S)((U)run[i] & mask) * slope;                                \
             out[i] = (float)(product + intercept);                                                 \
             beyond |= !(fabsf(out[i]) <= 3.402823466e38f);                                         \
         }                                                                                          \
         return beyond;                                                                             \
     }
 
-/* All samples, run by run; `out` may be the memory of `samples` where both sizes are equal. */
+/* One bit per value, from `first` on, of bytes that are 0 or 1, zeros up to a multiple of 8. */
+INLINE void
+pack(const uint8_t *restrict is, Py_ssize_t count, uint8_t *restrict bits, Py_ssize_t first)
+{
+    const int shift = (int)(first % 8);
+    const Py_ssize_t bytes = BYTES_OF_BITS(count);
+    uint8_t packed[RUN / 8];
+    for (Py_ssize_t i = 0; i < bytes; i++) {
+#if PY_LITTLE_ENDIAN
+        uint64_t eight;
+        memcpy(&eight, is + 8 * i, 8);
+        eight |= eight >> 7, eight |= eight >> 14, eight |= eight >> 28;
+        packed[i] = (uint8_t)eight;
+#else
+        packed[i] = 0;
+        for (int n = 0; n < 8; n++) {
+            packed[i] |= (uint8_t)(is[8 * i + n] << n);
+        }
+#endif
+    }
+    bits += first / 8;
+    if (shift == 0) {
+        memcpy(bits, packed, (size_t)bytes);
+        return;
+    }
+    for (Py_ssize_t i = 0; i < bytes; i++) {
+        bits[i] |= (uint8_t)(packed[i] << shift);
+        /* The last byte may be the last one that there is. */
+        if (packed[i] >> (8 - shift)) {
+            bits[i + 1] |= (uint8_t)(packed[i] >> (8 - shift));
+        }
+    }
+}
+
+/* All samples, run by run; `out` may be the memory of `samples` where both sizes are equal. A run is
+ * copied where it changes before it is read again, and where it is not aligned. */
 #define PASS(NAME, S, TO, SIZE)                                                                    \
     WIDE static void NAME##_pass_##TO(Change *change, const char *samples, char *out,              \
-                                      uint8_t *mask, Py_ssize_t count)                             \
+                                      uint8_t *bits, Py_ssize_t first, Py_ssize_t count)           \
     {                                                                                              \
         const Pass *pass = &change->pass;                                                          \
-        S run[RUN];                                                                                \
-        uint8_t is[RUN];                                                                           \
+        const int copies = pass->swaps || pass->left || pass->right ||                             \
+                           (uintptr_t)samples % sizeof(S) != 0;                                    \
+        S copy[RUN];                                                                               \
+        uint8_t is[RUN + 8];                                                                       \
         for (Py_ssize_t start = 0; start < count; start += RUN) {                                  \
             Py_ssize_t length = count - start < RUN ? count - start : RUN;                         \
-            memcpy(run, samples + start * (Py_ssize_t)sizeof(S), (size_t)length * sizeof(S));      \
-            NAME##_meant(pass, run, length);                                                       \
-            /* Memory of a mask without padding stays untouched. */                                \
+            const S *run = (const S *)(samples + start * (Py_ssize_t)sizeof(S));                   \
+            if (copies) {                                                                          \
+                memcpy(copy, run, (size_t)length * sizeof(S));                                     \
+                NAME##_meant(pass, copy, length);                                                  \
+                run = copy;                                                                        \
+            }                                                                                      \
             if (pass->has_padding && NAME##_padding(pass, run, is, length)) {                      \
                 change->found |= CHANGE_FOUND;                                                     \
-                if (mask != NULL) {                                                                \
-                    memcpy(mask + start, is, (size_t)length);                                      \
-                }                                                                                  \
+                memset(is + length, 0, 8);                                                         \
+                pack(is, length, bits, first + start);                                             \
             }                                                                                      \
             if (NAME##_to_##TO(pass, run, out + start * SIZE, length)) {                           \
                 change->found |= CHANGE_BEYOND;                                                    \
@@ -132,22 +187,22 @@ STORED(i32, int32_t, uint32_t, SWAP32)
         }                                                                                          \
     }
 
-#define ALL(NAME, S)                                                                               \
-    TO_INTEGERS(NAME, S, i16, uint16_t)                                                            \
-    TO_INTEGERS(NAME, S, i32, uint32_t)                                                            \
-    TO_FLOATS(NAME, S)                                                                             \
+#define ALL(NAME, S, U)                                                                            \
+    TO_INTEGERS(NAME, S, U, i16, uint16_t)                                                         \
+    TO_INTEGERS(NAME, S, U, i32, uint32_t)                                                         \
+    TO_FLOATS(NAME, S, U)                                                                          \
     PASS(NAME, S, i16, 2)                                                                          \
     PASS(NAME, S, i32, 4)                                                                          \
     PASS(NAME, S, f32, 4)
 
-ALL(u8, uint8_t)
-ALL(i8, int8_t)
-ALL(u16, uint16_t)
-ALL(i16, int16_t)
-ALL(u32, uint32_t)
-ALL(i32, int32_t)
+ALL(u8, uint8_t, uint8_t)
+ALL(i8, int8_t, uint8_t)
+ALL(u16, uint16_t, uint16_t)
+ALL(i16, int16_t, uint16_t)
+ALL(u32, uint32_t, uint32_t)
+ALL(i32, int32_t, uint32_t)
 
-typedef void Apply(Change *, const char *, char *, uint8_t *, Py_ssize_t);
+typedef void Apply(Change *, const char *, char *, uint8_t *, Py_ssize_t, Py_ssize_t);
 
 typedef struct {
     char code; /* of struct and array: B b H h I i */
@@ -190,9 +245,10 @@ LOOK_UP(look_up_bytes, uint8_t)
 LOOK_UP(look_up_words, uint16_t)
 
 static void
-by_table(Change *change, const char *samples, char *out, uint8_t *mask, Py_ssize_t count)
+by_table(Change *change, const char *samples, char *out, uint8_t *bits, Py_ssize_t first,
+         Py_ssize_t count)
 {
-    (void)mask;
+    (void)bits, (void)first;
     if (change->size == 1) {
         look_up_bytes(samples, change->table.buf, (uint32_t *)out, count);
     }
@@ -245,7 +301,9 @@ take_pass(PyObject *given, int has_mask, Change *change)
         return 0;
     }
     const Kind *kind = kind_of(code);
-    pass->mask = bits, pass->slope = slope, pass->intercept = intercept;
+    /* Codes of signed samples are the small letters. */
+    pass->mask = code >= 'a' ? UINT32_MAX : bits;
+    pass->slope = slope, pass->intercept = intercept;
     pass->low = low, pass->high = high;
     if (kind == NULL || (to != 'h' && to != 'i' && to != 'f') || pass->left < 0 ||
         pass->left >= 8 * kind->size || pass->right < 0 || pass->right >= 8 * kind->size) {
@@ -288,7 +346,8 @@ fits(const Change *change, const Py_buffer *source, const Py_buffer *out, const 
     int is_same = first == second && change->size == change->value_size;
     return source->len % change->size == 0 && count <= PY_SSIZE_T_MAX / 4 &&
            (uintptr_t)second % (size_t)change->value_size == 0 &&
-           out->len == count * change->value_size && (mask->obj == NULL || mask->len == count) &&
+           out->len == count * change->value_size &&
+           (mask->obj == NULL || mask->len == BYTES_OF_BITS(count)) &&
            (is_apart || is_same);
 }
 
@@ -313,7 +372,10 @@ convert_samples(PyObject *module, PyObject *args)
             }
             else {
                 Py_BEGIN_ALLOW_THREADS
-                change.apply(&change, source.buf, out.buf, mask.buf, source.len / change.size);
+                if (mask.obj != NULL) {
+                    memset(mask.buf, 0, (size_t)mask.len);
+                }
+                change.apply(&change, source.buf, out.buf, mask.buf, 0, source.len / change.size);
                 Py_END_ALLOW_THREADS
                 result = PyLong_FromLong(change.found);
             }

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl._kernels import compiled_or
-from dicomdl.arrays import Ints, Mask, Values
+from dicomdl.arrays import Bits, Ints, Values
 from dicomdl.errors import PixelError, UntrustedRoot
 from dicomdl.storage.ahead import Span, waits_for
 from dicomdl.storage.handles import COMPARED, UNKNOWN, MovedPath, Source
@@ -85,8 +85,8 @@ class Change(Protocol):
     def values(self) -> np.dtype[Any]:
         """The dtype of values."""
 
-    def __call__(self, samples: Values, out: Values, mask: Mask | None) -> int:
-        """Fill `out`, and `mask` where some value is padding; return what was found.
+    def __call__(self, samples: Values, out: Values, bits: Bits | None) -> int:
+        """Fill `out`, and `bits` with 1 for padding; return what was found.
 
         `out` may be the memory of the samples, which may be overwritten. Results of several calls
         are combined by "or".
@@ -102,7 +102,7 @@ def pure_fill_block(
     first: int,
     window: Window,
     out: Values,
-    mask: Mask | None,
+    bits: Bits | None,
     kept: Descriptors | None,
     changes: tuple[Change, ...],
 ) -> tuple[int, int]:
@@ -116,8 +116,8 @@ def pure_fill_block(
         What is read of each.
     out
         (pieces, ...), C-contiguous: bytes, or the values of changes.
-    mask
-        Zeros, one per value; becomes True for padding.
+    bits
+        (pieces, bytes), C-contiguous: 1 for padding. A piece begins with a byte.
     kept
         The open descriptor of each piece, -1 where there is none; descriptors that are opened stay
         there, or are closed without `kept`.
@@ -130,7 +130,7 @@ def pure_fill_block(
         How many pieces are complete: fewer than `out` has room for where the next one needs its
         handle. And what their changes have found.
     """
-    target = _Target(window, out, mask, changes)
+    target = _Target(window, out, bits, changes)
     for done in range(len(out)):
         descriptor = _opened(places, first + done, kept)
         if descriptor < 0:
@@ -159,14 +159,17 @@ class _Target:
     """
 
     def __init__(
-        self, window: Window, out: Values, mask: Mask | None, changes: Sequence[Change]
+        self, window: Window, out: Values, bits: Bits | None, changes: Sequence[Change]
     ) -> None:
-        self._out, self._mask, self._changes = out, mask, changes
+        self._out, self._bits, self._changes = out, bits, changes
         self.done = self._changed = self._found = 0
-        count = min(len(out), max(1, _TOGETHER // window.size)) if len(changes) == 1 else 1
         samples, values = np.dtype(np.uint8), 1
         if changes:
             samples, values = changes[0].samples, changes[0].values.itemsize
+        # Bits of pieces that end within a byte are no row of bits.
+        is_row = bits is None or window.size // samples.itemsize % 8 == 0
+        may_join = len(changes) == 1 and is_row
+        count = min(len(out), max(1, _TOGETHER // window.size)) if may_join else 1
         if samples.itemsize == values:
             self._samples = out.reshape(len(out), -1).view(samples)
         else:
@@ -203,8 +206,8 @@ class _Target:
         samples = self._samples[first : first + part.stop - part.start]
         change = self._changes[part.start if len(self._changes) > 1 else 0]
         out = self._out[part].reshape(samples.shape)
-        mask = None if self._mask is None else self._mask[part].reshape(samples.shape)
-        self._found |= change(samples, out, mask)
+        bits = None if self._bits is None else self._bits[part].reshape(-1)
+        self._found |= change(samples, out, bits)
         self._changed = part.stop
 
 
@@ -271,7 +274,7 @@ class Pieces:
         first: int,
         window: Window,
         out: Values,
-        mask: Mask | None = None,
+        bits: Bits | None = None,
         changes: Sequence[Change] = (),
     ) -> int:
         """Fill `out` with the window of pieces from number `first`; return what changes have found.
@@ -282,8 +285,8 @@ class Pieces:
             The first piece, and what is read of each.
         out
             (pieces, ...), C-contiguous: the values of changes, or memory for bytes as they are.
-        mask
-            Zeros, one per value; becomes True for padding.
+        bits
+            (pieces, bytes), C-contiguous: 1 for padding. A piece begins with a byte.
         changes
             One of each piece, one of all of them, or none.
 
@@ -294,12 +297,12 @@ class Pieces:
         """
         parts = out if changes else out.reshape(len(out), -1).view(np.uint8)
         if self._places is None or self.waits(first, len(parts), window):
-            return self._read_by_handles(first, window, parts, mask, changes)
+            return self._read_by_handles(first, window, parts, bits, changes)
         step, done, found = max(1, _MOST_AT_ONCE // window.size), 0, 0
         while done < len(parts):
             part = slice(done, min(done + step, len(parts)))
             own = changes[part] if len(changes) > 1 else changes
-            room = None if mask is None else mask[part]
+            room = None if bits is None else bits[part]
             kept = kept_descriptors(self, first + done, part.stop - done)
             complete, more = fill_block(
                 self._places, first + done, window, parts[part], room, kept, tuple(own)
@@ -310,7 +313,7 @@ class Pieces:
                 close_kept_descriptors()
                 one = slice(done, done + 1)
                 own = changes[one] if len(changes) > 1 else changes
-                room = None if mask is None else mask[one]
+                room = None if bits is None else bits[one]
                 found |= self._read_by_handles(first + done, window, parts[one], room, own)
                 done += 1
         return found
@@ -334,11 +337,11 @@ class Pieces:
         first: int,
         window: Window,
         parts: Values,
-        mask: Mask | None,
+        bits: Bits | None,
         changes: Sequence[Change],
     ) -> int:
         pieces = [(file, offset + window.begin) for file, offset in self._pieces(first, len(parts))]
-        target = _Target(window, parts, mask, changes)
+        target = _Target(window, parts, bits, changes)
         buffers = [target.buffer(number) for number in range(len(parts))]
         try:
             for _ in read_pieces(pieces, buffers):

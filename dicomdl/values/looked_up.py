@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from dicomdl._kernels import accelerated, compiled_or
-from dicomdl.arrays import Float32, Mask, Values
+from dicomdl.arrays import Bits, Float32, Values
 from dicomdl.values.formulas import Formula
 
 # From this number of values on, a new table pays.
@@ -58,9 +58,10 @@ class LookUp(NamedTuple):
         """float32."""
         return self.table.dtype
 
-    def __call__(self, samples: Values, out: Values, mask: Mask | None) -> int:
-        """Fill `out` with the entries of samples; nothing is found."""
-        del mask
+    def __call__(self, samples: Values, out: Values, bits: Bits | None) -> int:
+        """Fill `out` with the entries of samples; no value is padding."""
+        if bits is not None:
+            bits[...] = 0
         map_samples(samples, self.table, out)
         return 0
 

@@ -16,6 +16,7 @@ from dicomdl.arrays import Float32
 from dicomdl.errors import IntensityError
 from dicomdl.pixels.codestreams import FrameLike
 from dicomdl.pixels.stored import stored_dtype
+from dicomdl.values.bit_masks import BitMask
 from dicomdl.values.conversion import Conversion
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.looked_up import every_sample
@@ -43,12 +44,12 @@ def _table(
     one: OnePass, dtype: np.dtype[Any], recipe: Intensity, marks_padding: bool
 ) -> Float32 | None:
     samples = every_sample(dtype)
-    values, mask = np.empty(samples.shape, one.values), np.zeros(samples.shape, np.bool_)
+    values, mask = np.empty(samples.shape, one.values), BitMask.empty(samples.shape, pieces=1)
     try:
-        is_padded = one.is_padded(one(samples, values, mask))
+        is_padded = one.is_padded(one(samples, values, mask.bits))
     except IntensityError:
         return None
     lowest = recipe.floor(values.dtype)
     if is_padded and marks_padding and lowest is not None:
-        values[mask] = lowest
+        values[mask.unpacked()] = lowest
     return recipe(values)

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from dicomdl._kernels import compiled_or
-from dicomdl.arrays import Mask, Values, ends_of
+from dicomdl.arrays import Bits, Values, ends_of
 from dicomdl.headers.uids import PLAIN_BIG
 from dicomdl.pixels.bits import header_rule
 from dicomdl.pixels.codestreams import FrameLike
@@ -33,7 +33,7 @@ BEYOND: Final = 2
 _CODES: Final = {np.dtype(code): code for code in "BbHhIi"}
 
 
-def pure_convert_samples(samples: Values, out: Values, mask: Mask | None, steps: "OnePass") -> int:
+def pure_convert_samples(samples: Values, out: Values, bits: Bits | None, steps: "OnePass") -> int:
     """Fill `out` with the values of samples; the samples may be overwritten.
 
     Parameters
@@ -43,8 +43,8 @@ def pure_convert_samples(samples: Values, out: Values, mask: Mask | None, steps:
     out
         int16, int32 or float32 of the same shape, also in the memory of `samples` where both have
         one size.
-    mask
-        Zeros of the same shape; becomes True for padding, which is not looked for without it.
+    bits
+        Contiguous, one bit per sample: 1 for padding, which is not looked for without it.
     steps
         The pass.
 
@@ -54,22 +54,23 @@ def pure_convert_samples(samples: Values, out: Values, mask: Mask | None, steps:
         `FOUND` where some value is padding, plus `BEYOND` where float32 does not hold one.
     """
     meant, rescaled, padding = steps
-    _, swaps, left, right, bits = meant
+    _, swaps, left, right, kept = meant
     if swaps:
         samples.byteswap(inplace=True)
     if left:
         np.left_shift(samples, left, out=samples)
     if right:
         np.right_shift(samples, right, out=samples)
-    if samples.dtype.kind == "u" and bits != ends_of(samples.dtype)[1]:
-        np.bitwise_and(samples, bits, out=samples)
+    if samples.dtype.kind == "u" and kept != ends_of(samples.dtype)[1]:
+        np.bitwise_and(samples, kept, out=samples)
     result = 0
-    if padding is not None and mask is not None:
+    if bits is not None and padding is None:
+        bits[...] = 0
+    elif bits is not None and padding is not None:
         low, high = padding
         found = samples == low if low == high else (samples >= low) & (samples <= high)
-        if found.any():
-            result = FOUND
-            mask[...] = found
+        bits[...] = np.packbits(found, bitorder="little")
+        result = FOUND if bits.any() else 0
     rescale = Rescale(*rescaled[3:])
     if out.dtype.kind == "i":
         to_integer(samples, rescale, out)
@@ -121,9 +122,9 @@ class OnePass(NamedTuple):
         """The dtype of the values."""
         return np.dtype(self.rescaled[0])
 
-    def __call__(self, samples: Values, out: Values, mask: Mask | None) -> int:
-        """Fill `out` and `mask` as `convert_samples` does."""
-        return convert_samples(samples, out, mask, self)
+    def __call__(self, samples: Values, out: Values, bits: Bits | None) -> int:
+        """Fill `out` and `bits` as `convert_samples` does."""
+        return convert_samples(samples, out, bits, self)
 
     def is_padded(self, found: int) -> bool:
         """Return whether a pass has found padding.

@@ -17,6 +17,7 @@ from dicomdl.headers.frame import Frame
 from dicomdl.index.text import counted, format_lengths
 from dicomdl.index.views import Stack
 from dicomdl.printing import printable
+from dicomdl.values.bit_masks import BitMask
 from dicomdl.values.quantity import Quantity, printed_units
 from dicomdl.volumes._diffusion import gradients
 from dicomdl.volumes._regridding import Gridded, checked_filled
@@ -164,3 +165,34 @@ class VolumeFacts:
         spacing = format_lengths(self.spacing)
         parts = [f"{shape} {self.array.dtype}", f"{spacing} mm", *filter(None, notes)]
         return printable(f"{type(self).__name__}({', '.join(parts)})")
+
+
+class _Unpacked:
+    """The field of a mask that may be bits: they become bools at the first look.
+
+    `slot` is the field as its dataclass has made it.
+    """
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+
+    def __get__(self, volume: VolumeFacts | None, owner: type | None = None) -> Any:
+        if volume is None:
+            return self
+        mask = self._slot.__get__(volume)
+        if isinstance(mask, BitMask):
+            mask = mask.unpacked()
+            self._slot.__set__(volume, mask)
+        return mask
+
+    def __set__(self, volume: VolumeFacts, mask: Mask | BitMask | None) -> None:
+        # For the methods that dataclasses make, and `keep_bits`: others find a frozen volume.
+        self._slot.__set__(volume, mask)
+
+
+setattr(VolumeFacts, "padding", _Unpacked(vars(VolumeFacts)["padding"]))  # noqa: B010
+
+
+def keep_bits(volume: VolumeFacts, mask: BitMask) -> None:
+    """Give a new volume its mask of padding, which stays bits until it is asked for."""
+    object.__setattr__(volume, "padding", mask.reshape(volume.shape))

@@ -17,15 +17,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.arrays import Mask, Values
+from dicomdl.arrays import Bits, Values
 from dicomdl.errors import IntensityError
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import FREE_VOLUME_BYTES, Decoding, require_justified
 from dicomdl.pixels.stored import stored_dtype
 from dicomdl.storage.pieces import Pieces, Window
+from dicomdl.values.bit_masks import BitMask
 from dicomdl.values.one_pass import OnePass
 from dicomdl.values.quantity import Quantity
-from dicomdl.values.reading import Converted
 from dicomdl.values.rescale import MODALITY_DTYPES
 from dicomdl.volumes.blocks import StackVoxels, voxels_of
 
@@ -34,7 +34,7 @@ _THREAD_BYTES: Final = 4 * 2**20
 
 def read_plain_volume(
     stacks: Sequence[Stack], quantity: Quantity, dtype: npt.DTypeLike | None, how: Decoding
-) -> Converted | None:
+) -> tuple[Values, BitMask | None] | None:
     """Return the values of stacks of one shape, one behind the other, as `read_converted` does.
 
     None for stacks that are read frame by frame, of which some may raise an error there.
@@ -52,15 +52,16 @@ def read_plain_volume(
     needed = math.prod(shape) * wanted.itemsize
     require_justified(needed, sources, FREE_VOLUME_BYTES, how.max_bytes)
     array = np.empty(shape, wanted)
-    # Zeroed memory costs nothing until a mask is written.
-    mask = np.zeros(shape, np.bool_) if any(each.has_padding for each in found) else None
+    has_padding = any(each.has_padding for each in found)
+    mask = BitMask.empty(shape, shape[0]) if has_padding else None
     threads = min(how.threads, needed // _THREAD_BYTES)
+    bits = None if mask is None else mask.bits
     try:
-        padded = _in_threads(_stretches(found, array, mask, max(1, threads)))
+        padded = _in_threads(_stretches(found, array, bits, max(1, threads)))
     except IntensityError:
         # Reading frame by frame finds the frame.
         return None
-    return Converted(array, mask if padded else None)
+    return array, mask if padded else None
 
 
 def _dtype(readers: Sequence[StackVoxels]) -> np.dtype[Any]:
@@ -109,10 +110,10 @@ class _Plain:
         """Whether reading slices one by one waits for a server."""
         return self.pieces.waits(0, len(self.pieces), self.window)
 
-    def fill(self, slices: range, out: Values, mask: Mask | None) -> bool:
-        """Fill `out` and its mask with some slices; return whether one is padded."""
+    def fill(self, slices: range, out: Values, bits: Bits | None) -> bool:
+        """Fill `out` and the bits of its mask with some slices; return whether one is padded."""
         passes = self.passes if len(self.passes) == 1 else self.passes[slices.start : slices.stop]
-        found = self.pieces.read(slices.start, self.window, out, mask, passes)
+        found = self.pieces.read(slices.start, self.window, out, bits, passes)
         return passes[0].is_padded(found)
 
 
@@ -122,11 +123,11 @@ class _Part(NamedTuple):
     plain: _Plain
     slices: range
     out: Values
-    mask: Mask | None
+    bits: Bits | None
 
 
 def _stretches(
-    plain: Sequence[_Plain], array: Values, mask: Mask | None, threads: int
+    plain: Sequence[_Plain], array: Values, bits: Bits | None, threads: int
 ) -> list[list[_Part]]:
     """Return the parts of the volume that each thread reads."""
     ends = [len(array) * number // threads for number in range(threads + 1)]
@@ -136,7 +137,7 @@ def _stretches(
         for each in plain:
             low, high = max(begin, start), min(end, start + len(each.pieces))
             if low < high:
-                own = None if mask is None else mask[low:high]
+                own = None if bits is None else bits[low:high]
                 parts.append(_Part(each, range(low - start, high - start), array[low:high], own))
             start += len(each.pieces)
         stretches.append(parts)
@@ -144,7 +145,7 @@ def _stretches(
 
 
 def _in_threads(stretches: Sequence[Sequence[_Part]]) -> bool:
-    """Fill each stretch in a thread; return whether some value is padding.
+    """Fill each stretch in a thread, the last one in this; return whether some value is padding.
 
     After an error, the other threads stop when their part is done.
     """
@@ -156,7 +157,7 @@ def _in_threads(stretches: Sequence[Sequence[_Part]]) -> bool:
             if failed.is_set():
                 break
             try:
-                padded |= part.plain.fill(part.slices, part.out, part.mask)
+                padded |= part.plain.fill(part.slices, part.out, part.bits)
             except BaseException:
                 failed.set()
                 raise
@@ -164,5 +165,6 @@ def _in_threads(stretches: Sequence[Sequence[_Part]]) -> bool:
 
     if len(stretches) == 1:
         return work(stretches[0])
-    with ThreadPoolExecutor(len(stretches)) as pool:
-        return any(list(pool.map(work, stretches)))
+    with ThreadPoolExecutor(len(stretches) - 1) as pool:
+        others = pool.map(work, stretches[:-1])
+        return any([work(stretches[-1]), *others])

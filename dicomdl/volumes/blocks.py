@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dicomdl.arrays import Float32, Mask, Values, Voxel
+from dicomdl.arrays import Bits, Float32, Mask, Values, Voxel
 from dicomdl.errors import IntensityError, PixelError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.headers.frame_source import FILE_FIELDS, FrameSource
@@ -32,6 +32,7 @@ from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import remembered, share
 from dicomdl.storage.pieces import Changes, Pieces, Window
 from dicomdl.storage.sources import Source
+from dicomdl.values.bit_masks import BitMask
 from dicomdl.values.conversion import Conversion, conversions
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.looked_up import LookUp
@@ -299,7 +300,7 @@ class StackVoxels:
         slices: range,
         window: tuple[slice, slice],
         out: Values,
-        mask: Mask | None = None,
+        bits: Bits | None = None,
         changes: Changes = (),
     ) -> int:
         """Fill `out` with a block, as `Pieces.read` does."""
@@ -313,7 +314,7 @@ class StackVoxels:
             columns.start * item,
             (columns.stop - columns.start) * item,
         )
-        return self._pieces.read(slices.start, part, out, mask, changes)
+        return self._pieces.read(slices.start, part, out, bits, changes)
 
     def _converted(
         self,
@@ -331,12 +332,16 @@ class StackVoxels:
                 array = stored.view(one.values)
             else:
                 array = scratch.block(shape, one.values)
-            mask = np.zeros(shape, np.bool_) if want_padding and one.padding is not None else None
+            mask = None
+            if want_padding and one.padding is not None:
+                mask = BitMask.empty(shape, len(slices) if stored is None else 1)
+            bits = None if mask is None else mask.bits
             if stored is None:
-                found = self._read_samples(slices, window, array, mask, [one])
+                found = self._read_samples(slices, window, array, bits, [one])
             else:
-                found = one(stored, array, mask)
-            return Converted(array, mask if one.is_padded(found) else None)
+                found = one(stored, array, bits)
+            is_padded = one.is_padded(found)
+            return Converted(array, mask.unpacked() if mask is not None and is_padded else None)
         if stored is None:
             stored = scratch.block(shape, stored_dtype(self._first))
             self._read_samples(slices, window, stored)

@@ -29,10 +29,12 @@ from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.isolation import IsolationOption, as_isolation
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.system import available_cores
+from dicomdl.values.bit_masks import BitMask
 from dicomdl.values.conversion import conversions, quantity_units
 from dicomdl.values.quantity import RealWorld, as_quantity
 from dicomdl.values.reading import read_converted, spread_over
 from dicomdl.values.suv import SUV
+from dicomdl.volumes._facts import keep_bits
 from dicomdl.volumes._plain_volumes import read_plain_volume
 from dicomdl.volumes._reversed_rows import ReversedRows as ReversedRows
 from dicomdl.volumes._reversed_rows import turn_rows
@@ -68,12 +70,15 @@ def read_volume(
         max_bytes=max_bytes,
         isolation=as_isolation(isolation),
     )
-    array, padding = read_plain_volume(stacks, quantity, dtype, how) or read_converted(
+    array, mask = read_plain_volume(stacks, quantity, dtype, how) or read_converted(
         [s for each in stacks for s in each.sources],
         [c for each in stacks for c in conversions(each, quantity)],
         dtype=dtype,
         how=how,
     )
+    if isinstance(mask, BitMask) and reversed_rows != "accept":
+        mask = mask.unpacked()
+    padding = None if isinstance(mask, BitMask) else mask
     turn_rows(array, padding, stacks, reversed_rows, reduce)
     geometry = _geometry(first)
     geometry = geometry.halved(reduce) if reduce else geometry
@@ -98,6 +103,8 @@ def read_volume(
         quantity=quantity,
         stacks=tuple(stacks) if group is not None else (),
     )
+    if isinstance(mask, BitMask):
+        keep_bits(volume, mask)
     # All stacks of a group share a grid, but one may exceed a tolerance that the others just meet.
     if irregular == "resample":
         volume = _made_regular(

@@ -1,13 +1,18 @@
-"""A volume as an array of NumPy and torch, and as one line of text."""
+"""A volume as an array of NumPy and torch, and as one line of text; its padding as bits."""
 
+import copy
+import dataclasses
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from phantoms import true_volume, write_series
+from pydicom.dataset import Dataset
 
 import dicomdl
 from dicomdl import Geometry, Volume
+from dicomdl.values.bit_masks import BitMask
 
 GRID = Geometry((2, 3, 4), np.diag([5.0, 2.0, 1.0, 1.0]))
 
@@ -88,3 +93,72 @@ def test_unknown_spacing_prints_as_a_question_mark(tmp_path: Path) -> None:
     stack = dicomdl.scan(tmp_path / "s", tmp_path / "index", progress=False).stacks[0]
     unknown = Geometry(stack.shape, np.full((4, 4), np.nan))
     assert "? x ? x ? mm" in repr(Volume(np.zeros(stack.shape), unknown))
+
+
+def read_with_padding(folder: Path) -> Volume:
+    """Return a volume whose first 7 stored values per slice are padding."""
+
+    def padded(dataset: Dataset, z: int) -> None:
+        dataset.PixelPaddingValue = 0
+        dataset.PixelPaddingRangeLimit = 6
+        dataset["PixelPaddingValue"].VR = dataset["PixelPaddingRangeLimit"].VR = "US"
+
+    stored = np.broadcast_to(np.arange(15).reshape(3, 5), (4, 3, 5))
+    write_series(folder, shape=(4, 3, 5), stored=stored, edit=padded)
+    return dicomdl.read_volume(dicomdl.scan(folder, progress=False).stacks[0])
+
+
+TRUE_PADDING = np.broadcast_to(np.arange(15).reshape(3, 5) < 7, (4, 3, 5))
+
+
+def test_padding_stays_bits_until_it_is_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[BitMask] = []
+    original = BitMask.unpacked
+    monkeypatch.setattr(BitMask, "unpacked", lambda mask: made.append(mask) or original(mask))
+    volume = read_with_padding(folder)
+    volume.array[...] = 0
+    assert str(volume) and not made
+    assert np.array_equal(volume.padding, TRUE_PADDING)
+    assert volume.padding is volume.padding and len(made) == 1
+    assert volume.crop(slices=(1, 3)).padding is not None and len(made) == 1
+
+
+def test_a_volume_whose_padding_is_bits_is_pickled_copied_and_replaced(folder: Path) -> None:
+    changes = (
+        lambda volume: pickle.loads(pickle.dumps(volume)),
+        copy.copy,
+        copy.deepcopy,
+        lambda volume: dataclasses.replace(volume, units="1"),
+        lambda volume: volume.crop(),
+    )
+    for number, change in enumerate(changes):
+        changed = change(read_with_padding(folder / str(number)))
+        assert np.array_equal(changed.padding, TRUE_PADDING)
+
+
+def test_padding_of_a_volume_cannot_be_set(folder: Path) -> None:
+    volume = read_with_padding(folder)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        volume.padding = None  # type: ignore[misc]
+    assert Volume(volume.array, volume.geometry, padding=TRUE_PADDING).padding is TRUE_PADDING
+    assert ramp().padding is None
+
+
+def test_each_time_point_has_its_padding(folder: Path) -> None:
+    for t in (1, 2):
+
+        def timed(dataset: Dataset, z: int, t: int = t) -> None:
+            dataset.PixelPaddingValue = t
+            dataset["PixelPaddingValue"].VR = "US"
+            dataset.TemporalPositionIdentifier = t
+
+        stored = np.broadcast_to(np.arange(15).reshape(3, 5), (4, 3, 5))
+        options = {"shape": (4, 3, 5), "stored": stored, "series_uid": "1.2.3"}
+        write_series(folder, **options, seed=t, edit=timed)
+    (group,) = dicomdl.scan(folder, progress=False).groups
+    volume = dicomdl.read_volume(group)
+    assert volume.padding is not None and volume.padding.shape == (2, 4, 3, 5)
+    for t in (0, 1):
+        assert np.array_equal(volume.at(t).padding, volume.array[t] == t + 1)

@@ -67,10 +67,11 @@ def test_a_plain_volume_has_the_values_of_its_frames(
         if read is None:
             continue
         found += 1
-        assert read.array.dtype == expected.array.dtype
-        assert np.array_equal(read.array, expected.array)
-        assert (read.padding is None) == (expected.padding is None)
-        assert read.padding is None or np.array_equal(read.padding, expected.padding)
+        array, mask = read
+        assert array.dtype == expected.array.dtype
+        assert np.array_equal(array, expected.array)
+        assert (mask is None) == (expected.padding is None)
+        assert mask is None or np.array_equal(mask.unpacked(), expected.padding)
     assert found or "bits_allocated" in options or len(set(each)) > 1
 
 
@@ -80,9 +81,9 @@ def test_groups_are_read_one_stack_behind_the_other(folder: Path, threads: int) 
     write_series(folder, shape=SHAPE, series_uid="1.2.4", seed=2, offset=50)
     stacks = list(index_of(folder).stacks)
     read = read_plain_volume(stacks, "modality", None, Decoding(threads=threads))
-    assert read is not None and read.array.shape == (14, 9, 14)
+    assert read is not None and read[0].shape == (14, 9, 14)
     for number, stack in enumerate(stacks):
-        part = read.array[7 * number : 7 * number + 7]
+        part = read[0][7 * number : 7 * number + 7]
         assert np.array_equal(part, dicomdl.read_volume(stack).array)
 
 
@@ -161,8 +162,10 @@ def test_volumes_of_real_files_have_the_values_of_their_frames(
         if read is None:
             continue
         expected = read_converted(stack.sources, conversions(stack))
-        assert read.array.dtype == expected.array.dtype, stack
-        assert np.array_equal(read.array, expected.array), stack
-        assert (read.padding is None) == (expected.padding is None), stack
+        array, mask = read
+        assert array.dtype == expected.array.dtype, stack
+        assert np.array_equal(array, expected.array), stack
+        assert (mask is None) == (expected.padding is None), stack
+        assert mask is None or np.array_equal(mask.unpacked(), expected.padding), stack
         compared += 1
     assert compared > 20
