@@ -10,7 +10,6 @@ import itertools
 import math
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -19,29 +18,29 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Bits, Values
 from dicomdl.errors import IntensityError
-from dicomdl.index.views import Stack
 from dicomdl.pixels.options import FREE_VOLUME_BYTES, Decoding, require_justified
 from dicomdl.pixels.stored import stored_dtype
 from dicomdl.storage.pieces import Pieces, Window
 from dicomdl.values.bit_masks import BitMask
 from dicomdl.values.one_pass import OnePass
-from dicomdl.values.quantity import Quantity
 from dicomdl.values.rescale import MODALITY_DTYPES
-from dicomdl.volumes.blocks import StackVoxels, voxels_of
+from dicomdl.volumes.blocks import StackVoxels
 
 _THREAD_BYTES: Final = 4 * 2**20
 
 
 def read_plain_volume(
-    stacks: Sequence[Stack], quantity: Quantity, dtype: npt.DTypeLike | None, how: Decoding
+    readers: Sequence[StackVoxels], dtype: npt.DTypeLike | None, how: Decoding
 ) -> tuple[Values, BitMask | None] | None:
     """Return the values of stacks of one shape, one behind the other, as `read_converted` does.
 
+    A reader has no cache.
+
     None for stacks that are read frame by frame, of which some may raise an error there.
     """
+    stacks = [reader.stack for reader in readers]
     if how.reduce or not all(stack.is_constant("transfer_syntax_uid") for stack in stacks):
         return None
-    readers = [voxels_of(stack, quantity) for stack in stacks]
     wanted = _dtype(readers) if dtype is None else np.dtype(dtype)
     plain = [_Plain.of(reader, wanted) for reader in readers]
     found = [each for each in plain if each is not None and not each.waits()]
@@ -92,10 +91,11 @@ class _Plain:
         if reader.plain is None or wanted not in MODALITY_DTYPES:
             return None
         pieces, first = reader.plain
-        distinct = {id(each): each for each in reader.conversions}
+        own = reader.distinct
+        distinct = {id(each): each for each in own}
         passes = {key: OnePass.of(first, each, wanted) for key, each in distinct.items()}
-        every = [one for each in reader.conversions if (one := passes[id(each)]) is not None]
-        if len(every) < len(reader.conversions):
+        every = [one for each in own if (one := passes[id(each)]) is not None]
+        if len(every) < len(own):
             return None
         row_bytes = first.columns * stored_dtype(first).itemsize
         window = Window(0, first.rows, row_bytes, 0, row_bytes)
@@ -149,22 +149,25 @@ def _in_threads(stretches: Sequence[Sequence[_Part]]) -> bool:
 
     After an error, the other threads stop when their part is done.
     """
-    failed = threading.Event()
+    padded = [False] * len(stretches)
+    errors: dict[int, BaseException] = {}
 
-    def work(stretch: Sequence[_Part]) -> bool:
-        padded = False
-        for part in stretch:
-            if failed.is_set():
-                break
-            try:
-                padded |= part.plain.fill(part.slices, part.out, part.bits)
-            except BaseException:
-                failed.set()
-                raise
-        return padded
+    def work(number: int) -> None:
+        try:
+            for part in stretches[number]:
+                if errors:
+                    break
+                padded[number] |= part.plain.fill(part.slices, part.out, part.bits)
+        except BaseException as error:
+            errors[number] = error
 
-    if len(stretches) == 1:
-        return work(stretches[0])
-    with ThreadPoolExecutor(len(stretches) - 1) as pool:
-        others = pool.map(work, stretches[:-1])
-        return any([work(stretches[-1]), *others])
+    # Futures of a pool would take as long as 5 slices.
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(stretches) - 1)]
+    for thread in threads:
+        thread.start()
+    work(len(threads))
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[min(errors)]
+    return any(padded)

@@ -17,6 +17,7 @@ import numpy as np
 from dicomdl.arrays import Bits, Float32, Mask, Values, Voxel
 from dicomdl.errors import IntensityError, PixelError
 from dicomdl.geometry.grid import Geometry
+from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FILE_FIELDS, FrameSource
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import WHOLE, Decoding
@@ -33,7 +34,7 @@ from dicomdl.storage.memory import remembered, share
 from dicomdl.storage.pieces import Changes, Pieces, Window
 from dicomdl.storage.sources import Source
 from dicomdl.values.bit_masks import BitMask
-from dicomdl.values.conversion import Conversion, conversions
+from dicomdl.values.conversion import Conversion, conversions, quantity_units
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.looked_up import LookUp
 from dicomdl.values.network_tables import network_table
@@ -92,6 +93,7 @@ class StackVoxels:
         how: Decoding = WHOLE,
     ) -> None:
         self.stack = stack
+        self._quantity = quantity
         self._how = how
         self.shape = stack.shape
         self.conversions = conversions(stack, quantity)
@@ -110,8 +112,9 @@ class StackVoxels:
         self._kept: StackSamples | None = None
         if cache is not None and self._plain and takes_samples(cache, stored_dtype(self._first)):
             self._kept = StackSamples(cache, stack, self._whole)
-        distinct = self.conversions[:1] if self._one_conversion else self.conversions
-        self._integral = all(each.is_integral for each in distinct) and not self._first.float_pixels
+        self._integral = (
+            all(each.is_integral for each in self.distinct) and not self._first.float_pixels
+        )
 
     def _located(self) -> Pieces:
         """Return the byte offset of each slice, and its file as the scan saw it."""
@@ -194,6 +197,21 @@ class StackVoxels:
         return self.stack.geometry
 
     @functools.cached_property
+    def middle(self) -> Frame:
+        """The facts of the middle slice."""
+        return self.stack.middle
+
+    @functools.cached_property
+    def units(self) -> str:
+        """The units of the values."""
+        return quantity_units(self.stack, self._quantity)
+
+    @property
+    def distinct(self) -> Sequence[Conversion]:
+        """The conversion of each slice, or one of all."""
+        return self.conversions[:1] if self._one_conversion else self.conversions
+
+    @functools.cached_property
     def always_int16(self) -> bool:
         """Whether blocks of plain frames are int16 for all possible stored values.
 
@@ -228,8 +246,9 @@ class StackVoxels:
     @functools.cached_property
     def padding_top(self) -> float:
         """Highest converted value of padding in the stack; -inf without padding."""
-        distinct = self.conversions[:1] if self._one_conversion else self.conversions
-        ends = [(one, end) for one in distinct if one.padding is not None for end in one.padding]
+        ends = [
+            (one, end) for one in self.distinct if one.padding is not None for end in one.padding
+        ]
         tables = any(one.table is not None for one, _ in ends)
         return (
             math.inf

@@ -30,7 +30,6 @@ from dicomdl.pixels.isolation import IsolationOption, as_isolation
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.system import available_cores
 from dicomdl.values.bit_masks import BitMask
-from dicomdl.values.conversion import conversions, quantity_units
 from dicomdl.values.quantity import RealWorld, as_quantity
 from dicomdl.values.reading import read_converted, spread_over
 from dicomdl.values.suv import SUV
@@ -38,6 +37,7 @@ from dicomdl.volumes._facts import keep_bits
 from dicomdl.volumes._plain_volumes import read_plain_volume
 from dicomdl.volumes._reversed_rows import ReversedRows as ReversedRows
 from dicomdl.volumes._reversed_rows import turn_rows
+from dicomdl.volumes.blocks import StackVoxels, voxels_of
 from dicomdl.volumes.resampling import exact_float, rounded
 from dicomdl.volumes.volume import Volume
 
@@ -70,9 +70,10 @@ def read_volume(
         max_bytes=max_bytes,
         isolation=as_isolation(isolation),
     )
-    array, mask = read_plain_volume(stacks, quantity, dtype, how) or read_converted(
-        [s for each in stacks for s in each.sources],
-        [c for each in stacks for c in conversions(each, quantity)],
+    readers = [voxels_of(each, quantity) for each in stacks]
+    array, mask = read_plain_volume(readers, dtype, how) or read_converted(
+        [source for each in stacks for source in each.sources],
+        [conversion for each in readers for conversion in each.conversions],
         dtype=dtype,
         how=how,
     )
@@ -80,9 +81,9 @@ def read_volume(
         mask = mask.unpacked()
     padding = None if isinstance(mask, BitMask) else mask
     turn_rows(array, padding, stacks, reversed_rows, reduce)
-    geometry = _geometry(first)
+    geometry = _geometry(readers[0])
     geometry = geometry.halved(reduce) if reduce else geometry
-    units = {quantity_units(each, quantity) for each in stacks}
+    units = {each.units for each in readers}
     if len(units) > 1:
         raise IntensityError(
             f"the stacks of the group have {len(units)} units: read each group of `group.parts`",
@@ -95,7 +96,7 @@ def read_volume(
         array,
         geometry,
         units.pop(),
-        first.middle,
+        readers[0].middle,
         first,
         group.dimension if group is not None else (),
         group.dimension_names if group is not None else (),
@@ -205,17 +206,17 @@ def _accepted(detail: Mapping[str, Any]) -> str:
     return "take it as it lies"
 
 
-def _geometry(stack: Stack) -> Geometry:
+def _geometry(reader: StackVoxels) -> Geometry:
     """Return the grid of a stack, or the one that the header of its only file suggests."""
-    detail = stack.detail
+    stack, detail = reader.stack, reader.stack.detail
     if "assumed_spacing" not in detail:
-        return stack.geometry
+        return reader.geometry
     position, orientation, pixel_spacing = (
         stack.value(name)
         for name in ("image_position_patient", "image_orientation_patient", "pixel_spacing")
     )
     if orientation is None or pixel_spacing is None:
-        return stack.geometry
+        return reader.geometry
     affine = assumed_affine(
         np.array(position),
         np.array(orientation),

@@ -20,6 +20,7 @@ from dicomdl.values.conversion import conversions
 from dicomdl.values.reading import read_converted
 from dicomdl.volumes import _plain_volumes as plain
 from dicomdl.volumes._plain_volumes import read_plain_volume
+from dicomdl.volumes.blocks import voxels_of
 
 SHAPE = (7, 9, 14)
 
@@ -63,7 +64,7 @@ def test_a_plain_volume_has_the_values_of_its_frames(
     expected = read_converted(stack.sources, each, dtype=dtype)
     found = 0
     for threads in (1, 3):
-        read = read_plain_volume([stack], "modality", dtype, Decoding(threads=threads))
+        read = read_plain_volume([voxels_of(stack)], dtype, Decoding(threads=threads))
         if read is None:
             continue
         found += 1
@@ -80,7 +81,7 @@ def test_groups_are_read_one_stack_behind_the_other(folder: Path, threads: int) 
     write_series(folder, shape=SHAPE, series_uid="1.2.3", seed=1)
     write_series(folder, shape=SHAPE, series_uid="1.2.4", seed=2, offset=50)
     stacks = list(index_of(folder).stacks)
-    read = read_plain_volume(stacks, "modality", None, Decoding(threads=threads))
+    read = read_plain_volume(list(map(voxels_of, stacks)), None, Decoding(threads=threads))
     assert read is not None and read[0].shape == (14, 9, 14)
     for number, stack in enumerate(stacks):
         part = read[0][7 * number : 7 * number + 7]
@@ -98,7 +99,7 @@ def test_each_thread_reads_a_volume_in_one_loop(
         return original(places, first, *a)
 
     monkeypatch.setattr(pieces, "fill_block", counted)
-    assert read_plain_volume([stack], "modality", None, Decoding(threads=2)) is not None
+    assert read_plain_volume([voxels_of(stack)], None, Decoding(threads=2)) is not None
     assert sorted(calls) == ([0, 3] if CAN_SHARE else [])
 
 
@@ -130,14 +131,14 @@ def test_stacks_that_are_read_frame_by_frame_are_left_to_it(
 ) -> None:
     write_series(folder, shape=SHAPE)
     stack = index_of(folder).stacks[0]
-    assert read_plain_volume([stack], "modality", None, Decoding(reduce=1)) is None
-    assert read_plain_volume([stack], "modality", np.uint8, Decoding()) is None
+    assert read_plain_volume([voxels_of(stack)], None, Decoding(reduce=1)) is None
+    assert read_plain_volume([voxels_of(stack)], np.uint8, Decoding()) is None
     with pytest.raises(TooLarge):
-        read_plain_volume([stack], "modality", None, Decoding(max_bytes=100))
+        read_plain_volume([voxels_of(stack)], None, Decoding(max_bytes=100))
     monkeypatch.setattr(_slow, "_time", lambda path, offset: 1.0)
     _slow._verdict_on.cache_clear()
     try:
-        assert read_plain_volume([stack], "modality", None, Decoding()) is None
+        assert read_plain_volume([voxels_of(stack)], None, Decoding()) is None
         assert np.array_equal(dicomdl.read_volume(stack).array, ramp(SHAPE))
     finally:
         _slow._verdict_on.cache_clear()
@@ -146,7 +147,7 @@ def test_stacks_that_are_read_frame_by_frame_are_left_to_it(
 def test_compressed_stacks_are_left_to_reading_frame_by_frame(folder: Path) -> None:
     write_series(folder, shape=SHAPE, transfer_syntax=JPEGLSLossless)
     stack = index_of(folder).stacks[0]
-    assert read_plain_volume([stack], "modality", None, Decoding()) is None
+    assert read_plain_volume([voxels_of(stack)], None, Decoding()) is None
 
 
 def test_volumes_of_real_files_have_the_values_of_their_frames(
@@ -156,7 +157,7 @@ def test_volumes_of_real_files_have_the_values_of_their_frames(
     compared = 0
     for stack in index.stacks:
         try:
-            read = read_plain_volume([stack], "modality", None, Decoding(threads=2))
+            read = read_plain_volume([voxels_of(stack)], None, Decoding(threads=2))
         except dicomdl.DicomdlError:
             continue
         if read is None:
