@@ -22,6 +22,8 @@ _SOP_CLASS_UID: Final = 0x00080016
 _ROI_CONTOUR_SEQUENCE: Final = 0x30060039
 _CONTOUR_SEQUENCE: Final = 0x30060040
 _CONTOUR_GEOMETRIC_TYPE: Final = 0x30060042
+_CONTOUR_SLAB_THICKNESS: Final = 0x30060044
+_CONTOUR_OFFSET_VECTOR: Final = 0x30060045
 _CONTOUR_DATA: Final = 0x30060050
 _REFERENCED_ROI_NUMBER: Final = 0x30060084
 
@@ -36,7 +38,8 @@ class Contours:
     Attributes
     ----------
     points : numpy.ndarray
-        (points, 3) float64, LPS mm: the points of all contours, one after the other.
+        (points, 3) float64, LPS mm: the points of all contours, one after the other, where their
+        region is (see `_offset`).
     starts : numpy.ndarray
         (contours + 1,) int64: the first point of each contour, then the number of points.
     types : tuple of str
@@ -116,8 +119,28 @@ def _contours(items: Sequence[Item]) -> Contours:
                 parts.append(found)
         points = np.concatenate(parts)
     starts = np.cumsum([0, *counts], dtype=np.int64) // 3
+    offsets = [_offset(item) for item in items]
+    if any(offset is not None for offset in offsets):
+        moves = [np.zeros(3) if offset is None else offset for offset in offsets]
+        points = points + np.repeat(moves, np.diff(starts), axis=0)
     types = tuple(item[_CONTOUR_GEOMETRIC_TYPE].text.upper() for item in items)
     return Contours(points, starts, types, tuple(unusable))
+
+
+def _offset(item: Item) -> Floats | None:
+    """Return the way from the points of a contour to its region, (3,) float64, LPS mm.
+
+    None for a contour that lies where its region is. Contour Offset Vector counts together with
+    Contour Slab Thickness only: the vector leads to the central plane of the slab (PS3.3 2020d
+    C.8.8.6.2; retired since).
+    """
+    raw = item[_CONTOUR_OFFSET_VECTOR].raw.strip(b"\0 ")
+    if not raw:
+        return None
+    thickness = numbers_of(item[_CONTOUR_SLAB_THICKNESS].raw.strip(b"\0 ") or b"0")
+    offset = numbers_of(raw)
+    is_slab = thickness is not None and thickness.shape == (1,) and thickness[0] > 0
+    return offset if is_slab and offset is not None and offset.shape == (3,) else None
 
 
 def _points(raw: bytes) -> Floats | None:

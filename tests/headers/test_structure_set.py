@@ -82,6 +82,27 @@ def test_a_contour_whose_data_are_no_points_is_unusable(
     assert contours.starts.tolist() == [0, 0, 4]
 
 
+@pytest.mark.parametrize(
+    ("thickness", "offset", "shift"),
+    [
+        (3, (0, 0, 1.5), (0, 0, 1.5)),
+        (3, (0, 0, 0), (0, 0, 0)),
+        (None, (0, 0, 1.5), (0, 0, 0)),  # without a slab, the offset is none
+        (0, (0, 0, 1.5), (0, 0, 0)),
+    ],
+)
+def test_a_contour_of_a_slab_lies_in_the_central_plane_of_the_slab(
+    folder: Path, image: Path, thickness: float | None, offset: tuple[float, ...], shift: object
+) -> None:
+    slab = contour(SQUARE)
+    slab.ContourOffsetVector = list(offset)
+    if thickness is not None:
+        slab.ContourSlabThickness = thickness
+    found = contours_of(folder, image, contour(SQUARE[:3]), slab, contour(SQUARE[:1], "POINT"))
+    assert np.array_equal(found.points[3:7], np.add(SQUARE, shift))
+    assert np.array_equal(np.delete(found.points, range(3, 7), axis=0), [*SQUARE[:3], SQUARE[0]])
+
+
 def test_numbers_are_those_that_python_reads() -> None:
     texts = ["-1.5", " 2 ", "+3e2", ".25", "1E-05", "-0", "123456.789012"]
     numbers = numbers_of("\\".join(texts).encode())
