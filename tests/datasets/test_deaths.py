@@ -2,13 +2,14 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_scripts import ForkedScript, ScriptServer
 from phantoms_codec import write_codec, write_coded
 
 import dicomdl
@@ -30,33 +31,43 @@ from torch.utils.data import DataLoader
 def loader(dataset, workers, method, **how):
     if workers:
         how["multiprocessing_context"] = method
+        torch.multiprocessing.set_forkserver_preload(["torch", "dicomdl.datasets.frames"])
     return DataLoader(dataset, batch_size=2, num_workers=workers, **how)
 """
 
 
-def run(folder: Path, body: str, *arguments: Any, **options: Any) -> "subprocess.Popen[str]":
-    """Start a script whose `imagecodecs` does what codestreams tell it."""
-    codec = folder / "codec"
-    if not codec.exists():
-        write_codec(codec)
-    script = folder / "script.py"
-    script.write_text(BEGIN + "\nif __name__ == '__main__':\n" + body)
-    path = os.pathsep.join([str(codec), *filter(None, sys.path)])
-    return subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        **options,
-    )
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptServer]:
+    """Return the server of scripts whose `imagecodecs` does what codestreams tell it."""
+    codec = write_codec(tmp_path_factory.mktemp("deaths") / "codec")
+    running = ScriptServer([str(codec), *filter(None, sys.path)])
+    yield running
+    running.end()
 
 
-def answer(folder: Path, body: str, *arguments: Any) -> Any:
-    """Return what a script prints as JSON."""
-    with run(folder, body, *arguments) as process:
-        output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0
-    return json.loads(output)
+@pytest.fixture
+def run(server: ScriptServer, tmp_path: Path) -> Callable[..., ForkedScript]:
+    """Return a function that starts a script of these lines, with arguments."""
+
+    def start(body: str, *arguments: Any) -> ForkedScript:
+        script = tmp_path / "script.py"
+        script.write_text(BEGIN + "\nif __name__ == '__main__':\n" + body)
+        return server.run(script, *arguments)
+
+    return start
+
+
+@pytest.fixture
+def answer(run: Callable[..., ForkedScript]) -> Callable[..., Any]:
+    """Return a function that returns what a script prints as JSON."""
+
+    def ask(body: str, *arguments: Any) -> Any:
+        with run(body, *arguments) as process:
+            output = process.stdout.read()
+        assert process.wait() == 0
+        return json.loads(output)
+
+    return ask
 
 
 def indexed(folder: Path, words: list[str], seed: int = 0) -> tuple[Path, list[Path]]:
@@ -89,7 +100,7 @@ DIE = """
 
 @pytest.mark.parametrize(("method", "count"), [("fork", 20), ("spawn", 4), ("forkserver", 4)])
 def test_every_death_of_a_worker_names_the_frame_that_it_decoded(
-    method: str, count: int, tmp_path: Path
+    method: str, count: int, tmp_path: Path, answer: Callable[..., Any]
 ) -> None:
     indexes, poisoned = [], []
     for seed in range(count):
@@ -98,7 +109,7 @@ def test_every_death_of_a_worker_names_the_frame_that_it_decoded(
         index, paths = indexed(tmp_path, words, seed)
         indexes.append(index)
         poisoned.append(str(paths[at]))
-    found = answer(tmp_path, DIE, method, *indexes)
+    found = answer(DIE, method, *indexes)
     assert [kind for kind, *_ in found] == ["WorkerDied"] * count
     assert [facts["path"] for *_, facts in found] == poisoned
     for _, message, facts in found:
@@ -122,9 +133,10 @@ BETWEEN = """
 
 def test_a_death_between_two_batches_is_named_where_it_interrupts_the_training(
     tmp_path: Path,
+    answer: Callable[..., Any],
 ) -> None:
     index, paths = indexed(tmp_path, [""] * 6 + ["abort"])
-    assert answer(tmp_path, BETWEEN, index, paths[6]) == ["WorkerDied", True]
+    assert answer(BETWEEN, index, paths[6]) == ["WorkerDied", True]
 
 
 THREAD = """
@@ -149,10 +161,12 @@ THREAD = """
 """
 
 
-def test_deaths_are_named_in_other_threads_and_by_stateful_loaders(tmp_path: Path) -> None:
+def test_deaths_are_named_in_other_threads_and_by_stateful_loaders(
+    tmp_path: Path, answer: Callable[..., Any]
+) -> None:
     pytest.importorskip("torchdata")
     index, paths = indexed(tmp_path, [""] * 3 + ["kill"])
-    assert answer(tmp_path, THREAD, index, paths[3]) == [["WorkerDied", True]] * 2
+    assert answer(THREAD, index, paths[3]) == [["WorkerDied", True]] * 2
 
 
 HANG = """
@@ -168,9 +182,11 @@ HANG = """
 """
 
 
-def test_a_hang_that_the_loader_gives_up_is_noted_with_its_frame(tmp_path: Path) -> None:
+def test_a_hang_that_the_loader_gives_up_is_noted_with_its_frame(
+    tmp_path: Path, answer: Callable[..., Any]
+) -> None:
     index, paths = indexed(tmp_path, [""] * 3 + ["sleep"])
-    kind, note = answer(tmp_path, HANG, index, paths[3])
+    kind, note = answer(HANG, index, paths[3])
     assert kind == "RuntimeError" and f"has been decoding {paths[3]}, frame 1" in note
 
 
@@ -192,9 +208,11 @@ OTHER = """
 """
 
 
-def test_no_frame_is_blamed_for_a_worker_that_died_elsewhere(tmp_path: Path) -> None:
+def test_no_frame_is_blamed_for_a_worker_that_died_elsewhere(
+    tmp_path: Path, answer: Callable[..., Any]
+) -> None:
     index, paths = indexed(tmp_path, [""] * 4)
-    kind, notes = answer(tmp_path, OTHER, index)
+    kind, notes = answer(OTHER, index)
     assert kind == "RuntimeError"
     assert notes and all("was not decoding" in note and str(paths[0]) in note for note in notes)
 
@@ -227,13 +245,13 @@ POISON = (*DEATHS, "hang", "abort", "segfault", "kill", "exit", "allocate")
     ],
 )
 def test_an_isolated_epoch_delivers_all_other_samples_and_reports_each_poisoned_one(
-    method: str, workers: int, kind: str, tmp_path: Path
+    method: str, workers: int, kind: str, tmp_path: Path, answer: Callable[..., Any]
 ) -> None:
     words = [""] * 200
     for number, word in enumerate(POISON):
         words[20 * number + 7] = word
     index, paths = indexed(tmp_path, words)
-    delivered, skipped = answer(tmp_path, EPOCH, method, workers, kind, index)
+    delivered, skipped = answer(EPOCH, method, workers, kind, index)
     assert sorted(delivered) == [float(z) for z in range(200) if not words[z]]
     assert sorted(row for row, _ in skipped) == [z for z in range(200) if words[z]]
     for row, error in skipped:
@@ -299,12 +317,11 @@ def is_alive(process: int) -> bool:
     ],
 )
 def test_no_worker_and_no_helper_outlives_a_main_process_that_is_killed(
-    method: str, isolation: str, word: str, tmp_path: Path
+    method: str, isolation: str, word: str, tmp_path: Path, run: Callable[..., ForkedScript]
 ) -> None:
     index, _ = indexed(tmp_path, [""] * 4 + [word] + [""] * 3)
     shared = set(os.listdir("/dev/shm"))
-    with run(tmp_path, STAY, method, isolation, index) as process:
-        assert process.stdout is not None
+    with run(STAY, method, isolation, index) as process:
         assert int(process.stdout.readline()) == process.pid
         below = descendants(process.pid)
         assert len(below) >= (4 if isolation == "process" else 2)
