@@ -62,9 +62,13 @@ def _naming_in_handler(check: Callable[[], Any]) -> Callable[[], Any]:
             return check()
         except RuntimeError as error:
             found = _named(error, _pids_in(error))
-            if found is error:
-                raise
-            raise found from error
+            try:
+                if found is error:
+                    raise
+                raise found from error
+            finally:
+                # The error holds this frame: without it they leave with the error.
+                del found
 
     return checked
 
@@ -78,9 +82,12 @@ def _naming_in_pass(next_batch: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return next_batch(self)
         except (RuntimeError, OSError, EOFError) as error:
             found = _explained(error, getattr(self, "_workers", ()))
-            if found is error:
-                raise
-            raise found from error
+            try:
+                if found is error:
+                    raise
+                raise found from error
+            finally:
+                del found
 
     return named
 

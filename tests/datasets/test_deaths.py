@@ -81,12 +81,16 @@ def indexed(folder: Path, words: list[str], seed: int = 0) -> tuple[Path, list[P
 # --- isolation off --------------------------------------------------------------------------------
 
 DIE = """
+    import gc
     method, indexes = sys.argv[1], sys.argv[2:]
     found = []
+    # The workers of a loader end with its error, and wait for no collection.
+    gc.disable()
     for index in indexes:
         dataset = dicomdl.FrameDataset(index, "modality", isolation="none", on_error="skip")
         try:
-            for batch in loader(dataset, 2, method):
+            # An interpreter takes seconds to start.
+            for batch in loader(dataset, 1 if method == "spawn" else 2, method):
                 pass
         except RuntimeError as error:
             names = "path", "frame_number", "decoder"
@@ -94,6 +98,7 @@ DIE = """
             found.append([type(error).__name__, str(error), facts])
         except BaseException as error:
             found.append([type(error).__name__, str(error), {}])
+        assert torch.multiprocessing.active_children() == []
     print(json.dumps(found))
 """
 
