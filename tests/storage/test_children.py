@@ -75,6 +75,13 @@ def test_a_child_knows_its_setup_and_the_path_of_its_parent(start: Start) -> Non
     assert asked(child, b"") == "é".encode() + str([p for p in sys.path if p is not None]).encode()
 
 
+def test_a_child_collects_what_answers_leave_and_not_what_it_imported(start: Start) -> None:
+    child = start(
+        "import gc; return [repr([gc.isenabled(), gc.get_freeze_count() > 1000]).encode()]"
+    )
+    assert asked(child, b"") == b"[True, True]"
+
+
 def test_a_deadline_begins_when_the_child_is_ready(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
