@@ -186,6 +186,13 @@ def cache_folder(caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def collections_of_what_tests_make() -> None:
+    """Leave what imports and other modules made out of collections, of 0.1 s or more each."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def empty_memory() -> None:
     """No test finds what another one left in the process."""

@@ -48,15 +48,6 @@ needs_buffers = pytest.mark.skipif(
 both_ways = pytest.mark.parametrize("way", ["auto", "torch"], indirect=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def collections_of_what_tests_make() -> Iterator[None]:
-    """Leave what imports made out of collections: 0.1 s each, twice per test."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Send batches in buffers, or as torch does if a test asks for it."""
