@@ -1,4 +1,4 @@
-"""Jobs in parts whose processes die: what a child of a test imports.
+"""Scans in parts whose processes die: what a child of a test imports.
 
 A file or series whose name has the word "poison" kills the process that works on it. A file
 `<folder of the plan>/kills/<number>` is removed by the next process that begins a partition, which
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dicomdl.jobs import partitions, supervisor
-from dicomdl.jobs.preparing import PrepareTask
 from dicomdl.jobs.scan_parts import ScanTask
 from dicomdl.storage.children import Answer
 
@@ -44,21 +43,3 @@ def die_if_told(folder: str) -> None:
 def scanning(setup: Mapping[str, Any]) -> Answer:
     """Return the answers of a scan that dies."""
     return supervisor.answering(DeadlyScan(partitions.read_plan(setup["folder"], "scan")))
-
-
-class DeadlyPrepare(PrepareTask):
-    """A recipe that dies: also at a Series that the file `poison` beside the plan names."""
-
-    def make(self, number: int, folder: str, left_out: Mapping[str, str]) -> dict[str, Any]:
-        """Make a partition, or die."""
-        die_if_told(self.plan.folder)
-        poison = Path(self.plan.folder, "poison")
-        words = poison.read_text().split() if poison.exists() else []
-        if any(unit in words for unit in self.units(number) if unit not in left_out):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().make(number, folder, left_out)
-
-
-def preparing(setup: Mapping[str, Any]) -> Answer:
-    """Return the answers of a recipe that dies."""
-    return supervisor.answering(DeadlyPrepare(partitions.read_plan(setup["folder"], "prepare")))

@@ -393,7 +393,7 @@ def test_kills_of_workers_change_no_byte_and_a_poisonous_series_costs_its_own_sa
     for number in range(3):
         (kills / str(number)).touch()
     setup = {"folder": plan.folder}
-    supervisor.complete(task, "deadly:preparing", setup, range(3), workers=2)
+    supervisor.complete(task, "deadly_prepare:preparing", setup, range(3), workers=2)
     assert list(kills.iterdir()) == []
     merge_parts(plan.folder)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -402,7 +402,9 @@ def test_kills_of_workers_change_no_byte_and_a_poisonous_series_costs_its_own_sa
     task = PrepareTask(plan)
     poison = next(unit for number in range(3) for unit in task.units(number)[:1])
     Path(plan.folder, "poison").write_text(poison)
-    supervisor.complete(task, "deadly:preparing", {"folder": plan.folder}, range(3), workers=2)
+    supervisor.complete(
+        task, "deadly_prepare:preparing", {"folder": plan.folder}, range(3), workers=2
+    )
     done = merge_parts(plan.folder)
     (refused,) = done.refused
     assert refused["series_instance_uid"] == poison
@@ -420,8 +422,9 @@ DRIVER = """
 import sys
 from dicomdl.jobs import partitions, supervisor
 from dicomdl.jobs.preparing import PrepareTask
+setup = {"folder": sys.argv[1]}
 task = PrepareTask(partitions.read_plan(sys.argv[1], "prepare"))
-supervisor.complete(task, "deadly:preparing", {"folder": sys.argv[1]}, range(len(task.plan)), 2)
+supervisor.complete(task, "deadly_prepare:preparing", setup, range(len(task.plan)), 2)
 """
 
 
