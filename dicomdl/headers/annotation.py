@@ -72,6 +72,7 @@ _SEGMENT_IDENTIFICATION: Final = 0x0062000A
 _SHARED_FUNCTIONAL_GROUPS: Final = 0x52009229
 _PER_FRAME_FUNCTIONAL_GROUPS: Final = 0x52009230
 _NUMBER_OF_FRAMES: Final = 0x00280008
+_PIXEL_PADDING_VALUE: Final = 0x00280120
 _STRUCTURE_SET_LABEL: Final = 0x30060002
 _REFERENCED_FRAME_OF_REFERENCE_SEQUENCE: Final = 0x30060010
 _RT_REFERENCED_STUDY_SEQUENCE: Final = 0x30060012
@@ -97,6 +98,7 @@ _TAGS: Final = (
     _STUDY_INSTANCE_UID,
     _SERIES_INSTANCE_UID,
     _FRAME_OF_REFERENCE_UID,
+    _PIXEL_PADDING_VALUE,
     _REFERENCED_SERIES_SEQUENCE,
     _EVIDENCE_SEQUENCE,
     _CONTENT_LABEL,
@@ -110,6 +112,8 @@ _TAGS: Final = (
     _RT_ROI_OBSERVATIONS_SEQUENCE,
     _SHARED_FUNCTIONAL_GROUPS,
 )
+# "Background" of CID 7155, with which writers of label maps describe the value 0.
+_BACKGROUND: Final = ("DCM", "125040")
 _COUNTS: Final = (SPECIFIC_CHARACTER_SET, _NUMBER_OF_FRAMES, _PER_FRAME_FUNCTIONAL_GROUPS)
 
 
@@ -139,6 +143,9 @@ class Segment:
         its RT ROI Interpreted Type ("ORGAN", "GTV", ...), without a scheme.
     frame_of_reference_uid
         The frame of reference of a region of interest; "" for segments.
+    is_background
+        Whether it is the background of a label map: the segment of Pixel Padding Value, or number
+        0 under this name (PS3.3 C.8.20.2.3).
     """
 
     number: int
@@ -147,6 +154,7 @@ class Segment:
     category: Code | None = None
     type: Code | None = None
     frame_of_reference_uid: str = ""
+    is_background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,16 +338,24 @@ def _created(data_set: _Head) -> str:
 
 def _segments(data_set: _Head) -> Iterator[Segment]:
     """Yield the segments of a segmentation (PS3.3 C.8.20.4)."""
+    is_map = data_set[_SEGMENTATION_TYPE].text.upper() == "LABELMAP"
+    padding = data_set[_PIXEL_PADDING_VALUE].binary
     for item in data_set[_SEGMENT_SEQUENCE].items():
         number = item[_SEGMENT_NUMBER].binary
-        if number is not None:
-            yield Segment(
-                number,
-                item[_SEGMENT_LABEL].text,
-                item[_SEGMENT_ALGORITHM_TYPE].text,
-                _code(item[_SEGMENTED_PROPERTY_CATEGORY]),
-                _code(item[_SEGMENTED_PROPERTY_TYPE]),
-            )
+        if number is None:
+            continue
+        label, kind = item[_SEGMENT_LABEL].text, _code(item[_SEGMENTED_PROPERTY_TYPE])
+        is_named = label.lower() == "background" or (
+            kind is not None and (kind.scheme, kind.value) == _BACKGROUND
+        )
+        yield Segment(
+            number,
+            label,
+            item[_SEGMENT_ALGORITHM_TYPE].text,
+            _code(item[_SEGMENTED_PROPERTY_CATEGORY]),
+            kind,
+            is_background=is_map and (number == padding or (not number and is_named)),
+        )
 
 
 def _code(sequence: Value) -> Code | None:

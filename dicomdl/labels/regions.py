@@ -12,7 +12,7 @@ from dicomdl.headers.annotation import Segment
 from dicomdl.headers.structure_set import Roi
 from dicomdl.index.text import counted, text_columns
 from dicomdl.index.views import Stack
-from dicomdl.labels._choice import Wanted, Wish, chosen, is_named
+from dicomdl.labels._choice import Wanted, Wish, all_of, chosen, is_named
 from dicomdl.labels._planes import Placed, Planes, place
 from dicomdl.labels.places import slabs
 from dicomdl.labels.rtstruct import require_usable
@@ -219,9 +219,8 @@ def _matches(
         }
     elif items:
         given = [item for item in items if item not in unmatched]
-    labels = {
-        number: choice.name for choice in chosen(facts, given, "rois") for number in choice.numbers
-    }
+    choices = all_of(facts) if given is None else chosen(facts, given, "rois")
+    labels = {number: choice.name for choice in choices for number in choice.numbers}
     return matched, unmatched, labels
 
 

@@ -88,6 +88,8 @@ def _labels_of(source: LabelSource, annotation: Annotation) -> tuple[dict[int, s
     try:
         return source.labels_of(annotation), ""
     except AnnotationError:
+        if source.segments is None and source.rois is None:
+            return {}, f"a label of the {source.kind} has the number 0"
         return {}, f"segments= or rois= name nothing in the {source.kind}"
 
 

@@ -168,6 +168,24 @@ def test_regions_are_chosen_by_name_and_joined_by_a_mapping(folder: Path) -> Non
     assert failure.value.names == ["1 Lung_L", "2 Lung_R", "3 Heart"]
 
 
+def test_a_region_with_the_number_0_is_refused_and_never_lost(folder: Path) -> None:
+    stack, image = stack_of(folder)
+
+    def number_from_0(dataset: Any, _: int) -> None:
+        for number in range(2):
+            dataset.StructureSetROISequence[number].ROINumber = number
+            dataset.ROIContourSequence[number].ReferencedROINumber = number
+
+    rois = {name: [contour(points_on(stack, z))] for z, name in enumerate(("Heart", "Lung"))}
+    path = write_structure_set(folder / "rt.dcm", image, rois, edit=number_from_0)
+    with pytest.raises(AnnotationError, match=r"'Heart' has the number 0.*rois=\['\.\*'\]"):
+        dicomdl.read_labels(stack, path)
+    labels = dicomdl.read_labels(stack, path, rois=[".*"])
+    assert labels.names == {1: "Heart", 2: "Lung"}
+    assert np.array_equal(labels.array == 1, block(slice(0, 1)))
+    assert np.array_equal(labels.array == 2, block(slice(1, 2)))
+
+
 def test_contours_of_another_orientation_are_refused(folder: Path) -> None:
     stack, image = stack_of(folder)
     upright = [(3, 2, 0), (3, 9, 0), (3, 9, 6), (3, 2, 6)]

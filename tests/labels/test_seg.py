@@ -321,6 +321,65 @@ def test_a_palette_and_padding_leave_the_numbers_of_a_label_map(
     assert found.names == {1: "Liver", 9: "Spleen"}
 
 
+@pytest.mark.parametrize(
+    ("padding", "names", "found"),
+    [
+        # A padding value that is described is a segment of nothing; highdicom describes 0 so.
+        (5, {1: "Liver", 5: "Rest"}, {1: "Liver"}),
+        (0, {0: "Rest", 1: "Liver", 5: "Spleen"}, {1: "Liver", 5: "Spleen"}),
+        (None, {0: "Background", 1: "Liver", 5: "Spleen"}, {1: "Liver", 5: "Spleen"}),
+    ],
+)
+def test_the_segment_of_the_padding_value_is_the_background_of_a_label_map(
+    folder: Path,
+    image: Path,
+    stack: Stack,
+    padding: int | None,
+    names: dict[int, str],
+    found: dict[int, str],
+) -> None:
+    values = np.array([0, 1, 5], np.uint8)[labels_of() % 3]
+
+    def pad(dataset: Any, _: int) -> None:
+        if padding is not None:
+            dataset.PixelPaddingValue = padding
+
+    frames = [(0, position(z), values[z]) for z in range(SHAPE[0])]
+    path = write_seg(folder / "seg.dcm", image, frames, kind="LABELMAP", segments=names, edit=pad)
+    labels = dicomdl.read_labels(stack, path)
+    assert labels.names == found
+    assert np.array_equal(labels.array, np.where(np.isin(values, list(found)), values, 0))
+    every = dicomdl.read_labels(stack, path, segments=[".*"])
+    assert list(every.names.values()) == list(found.values())
+    named = dicomdl.read_labels(stack, path, segments=list(names.values()))
+    assert list(named.names.values()) == list(names.values())
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_a_segment_with_the_number_0_is_refused_and_never_lost(
+    folder: Path, image: Path, stack: Stack, kind: str
+) -> None:
+    values = labels_of() % 2
+
+    def pad(dataset: Any, _: int) -> None:
+        dataset.PixelPaddingValue = 255
+
+    frames: Any = [(0, position(z), values[z].astype(np.uint8)) for z in range(SHAPE[0])]
+    if kind == "BINARY":
+        frames = [
+            (number, position(z), (values[z] == number).astype(np.uint8))
+            for z in range(SHAPE[0])
+            for number in (0, 1)
+        ]
+    names = {0: "Liver", 1: "Spleen"}
+    path = write_seg(folder / "seg.dcm", image, frames, kind=kind, segments=names, edit=pad)
+    with pytest.raises(AnnotationError, match="'Liver' has the number 0"):
+        dicomdl.read_labels(stack, path)
+    labels = dicomdl.read_labels(stack, path, segments=[".*"])
+    assert labels.names == {1: "Liver", 2: "Spleen"}
+    assert np.array_equal(labels.array, values + 1)
+
+
 @pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, RLELossless])
 def test_compressed_objects_give_the_same_labels(
     folder: Path, image: Path, stack: Stack, syntax: Any
