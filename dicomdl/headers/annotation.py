@@ -73,6 +73,8 @@ _SHARED_FUNCTIONAL_GROUPS: Final = 0x52009229
 _PER_FRAME_FUNCTIONAL_GROUPS: Final = 0x52009230
 _NUMBER_OF_FRAMES: Final = 0x00280008
 _PIXEL_PADDING_VALUE: Final = 0x00280120
+_DOSE_TYPE: Final = 0x30040004
+_DOSE_SUMMATION_TYPE: Final = 0x3004000A
 _STRUCTURE_SET_LABEL: Final = 0x30060002
 _REFERENCED_FRAME_OF_REFERENCE_SEQUENCE: Final = 0x30060010
 _RT_REFERENCED_STUDY_SEQUENCE: Final = 0x30060012
@@ -106,6 +108,8 @@ _TAGS: Final = (
     _SEGMENT_SEQUENCE,
     _MAXIMUM_FRACTIONAL_VALUE,
     _SEGMENTATION_FRACTIONAL_TYPE,
+    _DOSE_TYPE,
+    _DOSE_SUMMATION_TYPE,
     _STRUCTURE_SET_LABEL,
     _REFERENCED_FRAME_OF_REFERENCE_SEQUENCE,
     _STRUCTURE_SET_ROI_SEQUENCE,
@@ -114,6 +118,8 @@ _TAGS: Final = (
 )
 # "Background" of CID 7155, with which writers of label maps describe the value 0.
 _BACKGROUND: Final = ("DCM", "125040")
+# Types of a dose that is that of complete plans (PS3.3 C.8.8.3).
+_WHOLE_DOSES: Final = ("", "PLAN", "MULTI_PLAN", "PLAN_OVERVIEW")
 _COUNTS: Final = (SPECIFIC_CHARACTER_SET, _NUMBER_OF_FRAMES, _PER_FRAME_FUNCTIONAL_GROUPS)
 
 
@@ -320,6 +326,11 @@ def _remarks(
     repeated = sum(series.repeated for series in references)
     if repeated:
         yield f"instances are named again by {repeated} of its references"
+    summed = data_set[_DOSE_SUMMATION_TYPE].text.upper()
+    if summed not in _WHOLE_DOSES:
+        yield f"its doses are a part of a plan: Dose Summation Type (3004,000A) is {summed}"
+    if data_set[_DOSE_TYPE].text.upper() == "ERROR":
+        yield "its values are differences of doses: Dose Type (3004,0004) is ERROR"
     for group in data_set[_SHARED_FUNCTIONAL_GROUPS].items():
         if segments > 1 and _SEGMENT_IDENTIFICATION in group:
             yield (

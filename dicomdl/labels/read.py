@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from dicomdl.labels.reader import (
     smallest_dtype,
 )
 from dicomdl.labels.seg import Align
-from dicomdl.labels.source import LabelSource, only_annotation
+from dicomdl.labels.source import LabelSource, only_annotation, remarks_on
 from dicomdl.volumes.volume import Volume
 
 
@@ -139,16 +140,24 @@ def read_labels(
         source = only_annotation(stack, os.fspath(source))
     if isinstance(source, Annotation):
         if source.kind == "RTDOSE":
-            return dose_on(stack, source)
+            dose = dose_on(stack, source)
+            _warn((*source.remarks, *remarks_on(stack, source.facts)))
+            return dose
         reader = options.of_annotation(stack, source)
     else:
         reader = dataclasses.replace(options, source=os.fspath(source)).reader(stack)
     known = source.remarks if isinstance(source, Annotation) else ()
-    if remarks := dict.fromkeys([*known, *reader.remarks]):
-        warnings.warn(f"labels were read, but {'; '.join(remarks)}", RemarkWarning, stacklevel=2)
+    _warn((*known, *reader.remarks))
     volume = _volume(stack, reader, channels=channels, dtype=label_dtype)
     covered = reader.covered((0, 0, 0), reader.shape)
     return dataclasses.replace(volume, unlabelled=_complement(covered, reader.shape))
+
+
+def _warn(remarks: Sequence[str]) -> None:
+    """Warn of remarks, each once, at the line of the caller of `read_labels`."""
+    if remarks:
+        text = "; ".join(dict.fromkeys(remarks))
+        warnings.warn(f"labels were read, but {text}", RemarkWarning, stacklevel=3)
 
 
 def _given(stack: Stack, labels: Values) -> Volume:

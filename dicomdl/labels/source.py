@@ -264,7 +264,7 @@ class LabelSource:
             choices = chosen(facts.segments, wish, "segments")
             seg = SegObject(facts, frames(), referred)
             reader = SegReader(stack, seg, choices, fractions=self._fractions, align=self.align)
-            reader.remarks = (*_remarks(stack, facts), *reader.remarks)
+            reader.remarks = (*remarks_on(stack, facts), *reader.remarks)
             return reader
         if facts.kind == "RTSTRUCT":
             if self.threshold is not None or self.values != "labels":
@@ -272,7 +272,7 @@ class LabelSource:
             rois = read_structure_set(file)
             choices = chosen([roi.facts for roi in rois], wish, "rois")
             contours = ContourReader(stack, rois, choices, referred)
-            contours.remarks = (*_remarks(stack, facts), *contours.remarks)
+            contours.remarks = (*remarks_on(stack, facts), *contours.remarks)
             return contours
         remedy = (
             "scan it with its images, and read_labels(stack, 'RTDOSE') gives its doses"
@@ -311,9 +311,11 @@ def only_annotation(stack: Stack, kind: str) -> Annotation:
     if len(readable) == 1:
         return readable[0]
     found = ", ".join(each.status for each in every)
+    parts = sum("part of a plan" in remark for each in readable for remark in each.remarks)
+    are_parts = f" ({parts} hold the dose of a part of a plan: see remarks)" if parts else ""
     message = (
-        f"the stack has {len(readable)} readable annotations of the kind {kind}: pass one of them, "
-        f"such as [a for a in stack.annotations if a.kind == {kind!r}][0], the newest"
+        f"the stack has {len(readable)} readable annotations of the kind {kind}{are_parts}: pass "
+        f"one of them, such as [a for a in stack.annotations if a.kind == {kind!r}][0], the newest"
         if readable
         else f"the stack has no readable {kind} (found: {found or 'none'}); a path or one of "
         "stack.annotations is read whatever its status"
@@ -323,7 +325,7 @@ def only_annotation(stack: Stack, kind: str) -> Annotation:
     raise error
 
 
-def _remarks(stack: Stack, facts: AnnotationFacts) -> Iterator[str]:
+def remarks_on(stack: Stack, facts: AnnotationFacts) -> Iterator[str]:
     """Yield what is odd about an object, and whether it is of another patient than a stack."""
     yield from facts.remarks
     here, there = stack.patient_id, facts.patient_id

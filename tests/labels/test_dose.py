@@ -1,5 +1,7 @@
 """Doses on the grid of a stack."""
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from phantoms_labels import write_dose
 import dicomdl
 from dicomdl.errors import AnnotationError
 from dicomdl.index.views import Stack
+from dicomdl.labels.read import RemarkWarning
 
 ORIGIN, SPACING = np.array([-3.0, -4.0, -2.0]), (3.0, 2.0, 2.5)
 # Stored values that are linear in space, so that interpolation is exact: 10 x + 20 y + 30 z + 500.
@@ -31,7 +34,7 @@ def stored(shape: tuple[int, int, int]) -> Any:
 def stack_with(folder: Path, shape: tuple[int, int, int], **options: Any) -> Stack:
     image = write_series(folder / "ct", shape=(4, 6, 7))[0]
     write_dose(folder / "dose.dcm", image, stored(shape), origin=ORIGIN, spacing=SPACING, **options)
-    return index_of(folder).select(has="RTDOSE").stacks[0]
+    return index_of(folder).select(modality="CT").stacks[0]
 
 
 @pytest.mark.parametrize("is_relative", [True, False])
@@ -50,6 +53,46 @@ def test_a_dose_is_zero_beyond_its_grid(folder: Path) -> None:
     dose = dicomdl.read_labels(stack, "RTDOSE").array
     assert dose[0].all()
     assert not dose[3].any()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "remark"),
+    [
+        ("DoseSummationType", "BEAM", r"a part of a plan: Dose Summation Type .* is BEAM"),
+        ("DoseSummationType", "FRACTION", r"a part of a plan: .* is FRACTION"),
+        ("DoseSummationType", "MULTI_PLAN", ""),
+        ("DoseType", "ERROR", r"differences of doses: Dose Type \(3004,0004\) is ERROR"),
+        ("DoseType", "EFFECTIVE", ""),
+        ("PatientID", "ANOTHER", r"its PatientID is another one"),
+    ],
+)
+def test_doses_that_are_not_those_of_a_plan_are_read_with_a_warning(
+    folder: Path, keyword: str, value: str, remark: str
+) -> None:
+    stack = stack_with(folder, (6, 10, 8), edit=lambda each, _: setattr(each, keyword, value))
+    (annotation,) = stack.annotations
+    assert bool(annotation.remarks) == bool(remark and keyword != "PatientID")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dose = dicomdl.read_labels(stack, annotation)
+    assert dose.array.any()
+    assert [each.category for each in caught] == [RemarkWarning] * bool(remark)
+    assert all(re.search(remark, str(each.message)) for each in caught)
+    assert all(each.filename == __file__ for each in caught)
+
+
+def test_several_doses_are_refused_and_those_of_beams_named(folder: Path) -> None:
+    image = write_series(folder / "ct", shape=(4, 6, 7))[0]
+    for name in ("PLAN", "BEAM"):
+        write_dose(
+            folder / f"{name}.dcm",
+            image,
+            stored((2, 10, 8)),
+            edit=lambda each, _, name=name: setattr(each, "DoseSummationType", name),  # type: ignore[misc]
+        )
+    stack = index_of(folder).select(has="RTDOSE").stacks[0]
+    with pytest.raises(AnnotationError, match=r"2 readable .* \(1 hold the dose of a part of a p"):
+        dicomdl.read_labels(stack, "RTDOSE")
 
 
 def test_relative_doses_and_files_without_an_index_are_refused(folder: Path) -> None:
