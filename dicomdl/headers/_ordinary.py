@@ -26,13 +26,17 @@ from dicomdl.headers._pixel_data import pixel_layout
 from dicomdl.headers._rows import Schema
 from dicomdl.headers.annotation import kind_of
 from dicomdl.headers.columns import (
+    FEW_VALUES,
     LONGEST_CACHED,
+    ROWS_PER_VALUE,
+    Coded,
     Column,
     Constant,
     are_real,
     as_text,
     complete,
     converted_each,
+    each_row,
     limited,
 )
 from dicomdl.headers.limits import ReadLimits
@@ -166,11 +170,9 @@ class OrdinaryFiles:
                 paths[start:stop], self._plan, OPEN_FLAGS, self._first_read, self._seed
             )
 
-        if threads == 1:
-            parts = [read(0, len(paths))]
-        else:
-            with ThreadPoolExecutor(threads) as team:
-                parts = list(team.map(read, bounds, bounds[1:]))
+        with ThreadPoolExecutor(threads) as team:
+            others = [team.submit(read, *bounds[at : at + 2]) for at in range(1, threads)]
+            parts = [read(*bounds[:2]), *(other.result() for other in others)]
         self._first_read = max(part[4] for part in parts)
         places = [np.frombuffer(part[0], np.int32) for part in parts]
         numbers = [np.frombuffer(part[1], np.int64).reshape(-1, _NUMBERS) for part in parts]
@@ -206,8 +208,7 @@ class OrdinaryFiles:
         classes = _column(
             codes[:, schema.at.sop_class_uid], values[schema.at.sop_class_uid], as_text
         )
-        sop_classes = [classes.value] * len(places) if isinstance(classes, Constant) else classes
-        return Ordinary(places, numbers[:, :4], sop_classes, numbers[:, 4], needed, columns)
+        return Ordinary(places, numbers[:, :4], each_row(classes), numbers[:, 4], needed, columns)
 
 
 def _renumbered(
@@ -263,8 +264,21 @@ def _column(
     first = int(codes[0])
     if len(raws) == 1 or bool((codes == first).all()):
         return Constant(limited(convert(raws[first])), len(codes))
-    values = converted_each(raws, convert)
-    return list(map(values.__getitem__, codes.tolist()))
+    column = Coded(codes, converted_each(raws, convert))
+    return column if _are_few(column) else each_row(column)
+
+
+def _are_few(column: Coded) -> bool:
+    """Whether a column has few values, and is as `Coded` demands.
+
+    Different bytes may have one value, and a file that is not ordinary the only one of some.
+    """
+    count = len(column.values)
+    return (
+        count <= max(FEW_VALUES, len(column.codes) // ROWS_PER_VALUE)
+        and len(set(column.values)) == count
+        and bool(np.bincount(column.codes, minlength=count).all())
+    )
 
 
 def _frame_bytes(

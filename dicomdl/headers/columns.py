@@ -11,6 +11,9 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from dicomdl.errors import HeaderError
 from dicomdl.headers.attribute import Attribute
 
@@ -22,7 +25,19 @@ class Constant(NamedTuple):
     rows: int
 
 
-Column = list[Any] | Constant
+# A column has few values: so many, or one per so many rows.
+FEW_VALUES: Final = 256
+ROWS_PER_VALUE: Final = 8
+
+
+class Coded(NamedTuple):
+    """A column with few values: row i has ``values[codes[i]]``. They differ, and each occurs."""
+
+    codes: npt.NDArray[np.int32]
+    values: list[Any]
+
+
+Column = list[Any] | Constant | Coded
 
 
 BINARY: Final = {
@@ -297,8 +312,7 @@ def _fill_pixel_defaults(columns: dict[str, Column]) -> None:
 
 
 def _completed(column: Column, fill: Column) -> Column:
-    values = [column.value] if isinstance(column, Constant) else column
-    if None not in values:
+    if None not in _values_of(column):
         return column
     return _each(lambda value, filled: filled if value is None else value, column, fill)
 
@@ -309,12 +323,26 @@ def _each(convert: Callable[..., Any], *columns: Column) -> Column:
     constants = [column for column in columns if isinstance(column, Constant)]
     if len(constants) == len(columns):
         return Constant(convert(*(column.value for column in constants)), count)
-    return list(map(convert, *(_each_row(column, count) for column in columns)))
+    return list(map(convert, *map(each_row, columns)))
+
+
+def _values_of(column: Column) -> list[Any]:
+    """Return the values that occur in a column, some of them several times."""
+    if isinstance(column, Constant):
+        return [column.value]
+    return column.values if isinstance(column, Coded) else column
 
 
 def _rows_of(column: Column) -> int:
-    return column.rows if isinstance(column, Constant) else len(column)
+    if isinstance(column, Constant):
+        return column.rows
+    return len(column.codes if isinstance(column, Coded) else column)
 
 
-def _each_row(column: Column, count: int) -> list[Any]:
-    return [column.value] * count if isinstance(column, Constant) else column
+def each_row(column: Column) -> list[Any]:
+    """Return the value of each row of a column."""
+    if isinstance(column, Constant):
+        return [column.value] * column.rows
+    if isinstance(column, Coded):
+        return list(map(column.values.__getitem__, column.codes.tolist()))
+    return column

@@ -37,11 +37,11 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import (
     LONGEST_CACHED,
     Column,
-    Constant,
     are_real,
     as_text,
     complete,
     converted,
+    each_row,
     require_real,
 )
 from dicomdl.headers.frame import Frame, attributes
@@ -504,10 +504,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
     if not header.rows:
         return []
     columns = reader.convert(header.rows)
-    count = len(header.rows)
-    values = {
-        name: [c.value] * count if isinstance(c, Constant) else c for name, c in columns.items()
-    }
+    values = {name: each_row(column) for name, column in columns.items()}
     standard = [a.name for a in attributes()]
     added = [a.name for a in extra]
     state: dict[str, Any] = dict(zip(FILE_FIELDS, header.source, strict=True))

@@ -13,7 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from dicomdl.headers.attribute import Attribute
-from dicomdl.headers.columns import Column, Constant
+from dicomdl.headers.columns import (
+    FEW_VALUES,
+    ROWS_PER_VALUE,
+    Coded,
+    Column,
+    Constant,
+    each_row,
+)
 from dicomdl.index._arrow_arrays import array_of, of_numbers
 from dicomdl.index._left_out import Columns, Only, is_encodable
 from dicomdl.index.schema import DEFAULTS, frames_schema
@@ -35,7 +42,7 @@ def frames_table(
 
 
 def table_of(schema: pa.Schema, columns: Mapping[str, Any]) -> Table:
-    """Build a table of plain columns; the first one is no `Constant`."""
+    """Build a table of columns; the first one is no `Constant`."""
     arrays, names, left_out = [], [], {}
     for name, kind, is_list, is_real in _kinds(schema):
         column = columns[name]
@@ -47,7 +54,10 @@ def table_of(schema: pa.Schema, columns: Mapping[str, Any]) -> Table:
                 )
                 continue
             column = _repeated(column, kind)
-        arrays.append(array_of(column, kind))
+        if isinstance(column, Coded):
+            arrays.append(_coded(column, kind))
+        else:
+            arrays.append(array_of(column, kind))
         names.append(name)
     return _table(schema, arrays, names, left_out)
 
@@ -71,6 +81,19 @@ def _kinds(schema: pa.Schema) -> tuple[tuple[str, pa.DataType, bool, bool], ...]
         (field.name, field.type, pa.types.is_nested(field.type), pa.types.is_floating(field.type))
         for field in schema
     )
+
+
+def _coded(column: Coded, kind: pa.DataType) -> pa.Array:
+    """Return a column with few values, encoded as `encoded` would do it."""
+    if not is_encodable(kind):
+        return array_of(each_row(column), kind)
+    values = array_of(column.values, kind)
+    return pa.DictionaryArray.from_arrays(of_numbers(column.codes, _width(len(values))), values)
+
+
+def _width(distinct: int) -> pa.DataType:
+    """Return the narrowest type for codes of so many values."""
+    return pa.int8() if distinct <= 127 else pa.int16() if distinct <= 32767 else pa.int32()
 
 
 def _repeated(column: Constant, kind: pa.DataType) -> pa.Array:
@@ -190,10 +213,9 @@ def _narrow(array: pa.Array) -> pa.Array:
             return array
         coded = array.dictionary_encode(null_encoding="encode")
     distinct = len(coded.dictionary)
-    if distinct > max(256, len(array) // 8):
+    if distinct > max(FEW_VALUES, len(array) // ROWS_PER_VALUE):
         return array
-    width = pa.int8() if distinct <= 127 else pa.int16() if distinct <= 32767 else pa.int32()
-    return pa.DictionaryArray.from_arrays(coded.indices.cast(width), coded.dictionary)
+    return pa.DictionaryArray.from_arrays(coded.indices.cast(_width(distinct)), coded.dictionary)
 
 
 def to_bytes(tables: Sequence[Table]) -> bytes:

@@ -268,6 +268,27 @@ def test_threads_find_what_one_of_them_finds(
     assert HeaderReader(threads=3).read_ordinary([os.fsencode(other)] * 9) is None
 
 
+def test_values_of_a_column_differ_and_each_is_in_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spellings, models = ("1", "1.0", "0", "-0", "2"), ("A", "B", "A", "B", "of a damaged file")
+
+    def edit(dataset: Dataset, z: int) -> None:
+        dataset.SliceThickness = spellings[z]
+        dataset.ManufacturerModelName = models[z]
+
+    paths = phantoms.write_series(tmp_path, shape=(5, 5, 7), edit=edit)
+    paths[4].write_bytes(paths[4].read_bytes()[:-5])
+    assert compared(paths, monkeypatch) == [0, 1, 2, 3]
+    frames = read_chunk(HeaderReader(), [os.fsencode(path) for path in paths[:4]])[1]
+    assert frames.is_encoded("manufacturer_model_name")
+    for name in ("slice_thickness", "manufacturer_model_name", "sop_instance_uid"):
+        codes, values = frames.codes(name)
+        # As in the index, 0.0 and -0.0 differ.
+        assert len({*map(repr, values)}) == len(values)
+        assert set(codes.tolist()) == {*range(len(values))}
+
+
 def test_files_of_one_folder_and_of_many_are_found_by_their_own_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
