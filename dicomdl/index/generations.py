@@ -82,13 +82,18 @@ def publish(
     except IndexFolderError:
         superseded = {}
     generation = secrets.token_hex(8)
-    with storage.new_folder(generations, generation) as temporary:
+    with (
+        storage.new_folder(generations, generation) as temporary,
+        storage.flushing() as flush,
+    ):
         for name in TABLES:
-            _write_table(os.path.join(temporary, f"{name}.arrow"), encoded(tables[name]))
+            path = os.path.join(temporary, f"{name}.arrow")
+            _write_table(path, encoded(tables[name]))
+            flush(path)
         _write(os.path.join(temporary, FACTS), json.dumps(dict(facts), indent=1).encode())
+        flush(os.path.join(temporary, FACTS))
         _write(os.path.join(temporary, CHECKSUMS), checksums_of(temporary, generation))
-        written = [FACTS, CHECKSUMS, *(f"{name}.arrow" for name in TABLES)]
-        storage.flush_all([os.path.join(temporary, name) for name in written])
+        flush(os.path.join(temporary, CHECKSUMS))
     now = moment_of(os.path.join(generations, generation))
     others = [name for name in _complete(generations) if name != generation]
     retired = retirements(superseded.get("retired", {}), others, now)

@@ -16,8 +16,8 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import xxhash
@@ -30,6 +30,7 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 # The file in a temporary folder whose lock its writer holds.
 _WRITER: Final = "writer.lock"
 _BLOCK_BYTES: Final = 2**20
+_FLUSHED_AT_ONCE: Final = 8
 
 
 def cache_folder(*parts: str) -> str:
@@ -442,13 +443,18 @@ def flush(path: str) -> None:
             os.close(descriptor)
 
 
-def flush_all(paths: Sequence[str]) -> None:
-    """Flush files to the disk, all at once: a journal takes them together, in the time of one.
+@contextlib.contextmanager
+def flushing() -> Iterator[Callable[[str], object]]:
+    """Yield a function that begins to flush a file; all of them are on the disk in the end.
 
-    Raises OSError, inside of `new_folder`.
+    A journal takes several files in the time of one, and the block goes on meanwhile. Raises
+    OSError, inside of `new_folder`.
     """
-    with ThreadPoolExecutor(len(paths)) as team:
-        list(team.map(_sync, paths))
+    with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as team:
+        begun = list[Future[None]]()
+        yield lambda path: begun.append(team.submit(_sync, path))
+        for each in begun:
+            each.result()
 
 
 def _sync_folder(folder: str) -> None:
