@@ -28,7 +28,8 @@ _CONTOUR_DATA: Final = 0x30060050
 _REFERENCED_ROI_NUMBER: Final = 0x30060084
 
 # Types that enclose an area (PS3.3 C.8.8.6.1): a plane each, or several combined by exclusive or.
-CLOSED_TYPES: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+# Planning systems write the last one, which is not in the standard, between slices that were drawn.
+CLOSED_TYPES: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

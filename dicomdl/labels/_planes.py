@@ -144,6 +144,8 @@ class Placed:
         The number of closed contours in planes between slices, nearer ones of which were taken.
     open
         The number of points and open contours, which enclose no area.
+    copies
+        The number of contours that repeat another one of their plane, and fill nothing.
     extents
         (contours, 2, 2) float64: the lowest and the highest (row, column) of each contour, pixels.
     drawn
@@ -160,6 +162,7 @@ class Placed:
     beyond: int
     between: int
     open: int
+    copies: int
     extents: Floats
     drawn: Ints
     filled: Ints
@@ -203,6 +206,10 @@ def place(contours: Contours, planes: Planes) -> Placed:
     kept = inside & (offset <= nearest[slices] + _SAME_PLANE * spacing)
     order = np.flatnonzero(kept)[np.argsort(slices[kept], kind="stable")]
     drawn = _Drawn.of(contours, planes, numbers[order], slices[order])
+    is_copy = drawn.is_copy()
+    if is_copy.any():
+        order = order[~is_copy]
+        drawn = _Drawn.of(contours, planes, numbers[order], slices[order])
     filled, near = drawn.filled(middle[order], planes)
     edges, start, stop = drawn.with_copies(planes, filled, near)
     return Placed(
@@ -213,6 +220,7 @@ def place(contours: Contours, planes: Planes) -> Placed:
         int((~inside).sum()),
         int((inside & ~kept).sum()),
         not_closed,
+        int(is_copy.sum()),
         drawn.extents,
         np.unique(drawn.slices),
         np.unique(filled),
@@ -250,6 +258,26 @@ class _Drawn:
         points = contours.points[chosen]
         pixels = planes.pixels(points, np.repeat(slices, np.diff(starts)))
         return cls(points, starts, slices, pixels, np.stack(_extremes(pixels, starts), axis=1))
+
+    def is_copy(self) -> Mask:
+        """Return (contours,) bool: those with the edges of an earlier one in their slice.
+
+        By exclusive or, a contour that was stored twice would fill nothing. The first point and the
+        direction of a copy may be others.
+        """
+        sizes = np.diff(self.starts)
+        # Few contours of one slice have as many points and one rectangle: their edges are compared.
+        facts = np.column_stack([self.slices, sizes, np.rint(self.extents.reshape(-1, 4) * 1e4)])
+        _, alike, counts = np.unique(facts, axis=0, return_inverse=True, return_counts=True)
+        is_copy, seen = np.zeros(len(sizes), np.bool_), set()
+        for number in np.flatnonzero(counts[alike.reshape(-1)] > 1).tolist():
+            points = self.pixels[self.starts[number] : self.starts[number + 1]]
+            edges = np.rint(np.stack([points, np.roll(points, -1, axis=0)], axis=1) * 1e4)
+            ordered = sorted(sorted(map(tuple, edge)) for edge in edges.tolist())
+            key = (int(self.slices[number]), repr(ordered))
+            is_copy[number] = key in seen
+            seen.add(key)
+        return is_copy
 
     def filled(self, heights: Floats, planes: Planes) -> tuple[Ints, Ints]:
         """Return the slices between coarser ones, and the contours that each of them takes.

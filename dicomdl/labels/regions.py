@@ -55,6 +55,8 @@ class Region:
         Contours in planes between slices that have nearer ones; they fill nothing.
     open : int
         Points and open contours; they enclose nothing.
+    copies : int
+        Contours that repeat another one of their plane, and are left out.
     gaps : int
         Slices without a contour between the first and the last one with one.
     filled : int
@@ -78,6 +80,7 @@ class Region:
     beyond: int = 0
     between: int = 0
     open: int = 0
+    copies: int = 0
     gaps: int = 0
     filled: int = 0
     volume_ml: float = 0.0
@@ -101,6 +104,7 @@ class Region:
             (self.beyond, "beyond the slices"),
             (self.between, "between slices"),
             (self.open, "open or points"),
+            (self.copies, "copies"),
         ):
             if count:
                 yield f"{count} {words}"
@@ -241,6 +245,7 @@ def _region(
         placed.beyond,
         placed.between,
         placed.open,
+        placed.copies,
         placed.gaps,
         len(placed.filled),
         _volume_ml(placed, planes, shape),

@@ -21,6 +21,7 @@ _PASSED_OVER: Final = {
     "beyond": "lie beyond the slices of the stack",
     "between": "lie between slices that have nearer ones",
     "open": "are points or open, and enclose no area",
+    "copies": "repeat another one, and are left out",
 }
 
 

@@ -104,6 +104,38 @@ def test_of_contours_between_slices_the_nearest_plane_counts(folder: Path) -> No
     assert np.array_equal(labels > 0, block(slice(1, 4)))
 
 
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_a_contour_that_was_stored_twice_fills_its_pixels_all_the_same(
+    folder: Path, kind: str
+) -> None:
+    stack, image = stack_of(folder)
+    hole = points_on(stack, 2, np.array([(2.5, 4.5), (2.5, 6.5), (4.5, 6.5), (4.5, 4.5)]))
+    outer = points_on(stack, 2)
+    # The copies begin elsewhere, and go the other way round.
+    drawn = [outer, hole, np.roll(outer, 1, axis=0), np.roll(outer, 2, axis=0)[::-1], hole]
+    drawn.append(points_on(stack, 3))  # the same outline on another slice is none
+    path = write_structure_set(
+        folder / "rt.dcm", image, {"Heart": [contour(each, kind) for each in drawn]}
+    )
+    truth = block(slice(2, 4))
+    truth[2, 3:5, 5:7] = False
+    reader = reader_of(stack, path)
+    assert np.array_equal(label_block(reader, (0, 0, 0), SHAPE, np.uint8)[0] == 1, truth)
+    assert reader.remarks == ("3 of 6 contours repeat another one, and are left out",)
+    (region,) = dicomdl.LabelSource(path).report(stack)
+    assert (region.contours, region.copies) == (6, 3)
+    assert "3 copies" in region.remarks
+
+
+def test_contours_that_a_planning_system_interpolated_are_closed(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    kinds = ("CLOSED_PLANAR", "INTERPOLATED_PLANAR", "CLOSED_PLANAR")
+    drawn = [contour(points_on(stack, z), kind) for z, kind in enumerate(kinds)]
+    path = write_structure_set(folder / "rt.dcm", image, {"Heart": drawn})
+    found, _ = label_block(reader_of(stack, path), (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(found == 1, block(slice(0, 3)))
+
+
 def test_contours_beyond_the_slices_are_counted_and_fill_nothing(folder: Path) -> None:
     stack, image = stack_of(folder)
     drawn = [contour(points_on(stack, z)) for z in (-1, 0, 4, 4.6, 9)]
