@@ -55,10 +55,10 @@ COVERED_BY: Final = {
     "geometry/_splitting": "stacks joining runs contrast",
     "geometry/_runs": "runs stacks",
     "geometry/_joining": "joining stacks",
-    "geometry/_judge": "stacks contrast runs",
+    "geometry/_judge": "stacks contrast runs joining",
     "headers/_elements": "elements layouts reader",
     "headers/_layouts": "layouts reader",
-    "headers/reader": "reader coding flags mosaic attribute_items",
+    "headers/reader": "reader coding flags mosaic attribute_items ordinary limits",
 }
 LEAST_KILLED: Final = 0.85
 # Imported before any fork, because they do not know dicomdl.

@@ -469,6 +469,10 @@ def test_a_pause_before_each_pass_that_is_longer_than_any_within_shows_its_begin
     # More than one percent longer.
     assert begins([0, 100, 200, 301.1, 401, 501], interleaved)
     assert not begins([0, 100, 200, 300.9, 400, 500], interleaved)
+    # By one percent exactly: neither before the passes, nor within them.
+    assert not begins([0, 100, 200, 301, 401, 501], interleaved)
+    assert begins([0, 101, 202, 302, 403, 504], [0, 1, 2])
+    assert begins([0, 101.1, 202.2, 302.2, 403.3, 504.4], [0, 1, 2]) is False
     assert not begins([0, 1, 2, 5, 6, 7, 8, 9, 10], interleaved), "one pause is as short"
     assert not begins([0, 1, 4, 5, 6, 9, 10, 11, 14], [0, 1, 2]), "the pauses are within"
 

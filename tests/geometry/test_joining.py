@@ -100,6 +100,8 @@ def test_uids_that_hold_no_grid_of_their_own_divide_nothing(
     if keyword == STUDIES:
         detail = {key.replace("frames_of_reference", "studies"): n for key, n in detail.items()}
     assert detail.items() <= said.items()
+    all_blank = keyword == STUDIES and not any(tell(z) for z in range(12))
+    assert said.get("study_instance_uid") == ("blank" if all_blank else None)
     assert said.keys() - detail.keys() <= {
         *("spacing", "position_error", "study_instance_uid"),
         *("frames_of_reference", "studies"),
@@ -180,7 +182,8 @@ def test_uids_that_each_hold_a_grid_stay_apart(
     write(tmp_path, lambda z: {keyword: tell(z)})
     assert sorted(found(tmp_path)) == [("regular", size) for size in sizes]
     key = "studies_apart" if keyword == STUDIES else "frames_of_reference_apart"
-    assert [detail[key] for detail in details(tmp_path)] == [len(sizes)] * len(sizes)
+    told = [(detail[key], detail["one_grid"]) for detail in details(tmp_path)]
+    assert told == [(len(sizes), True)] * len(sizes)
     series = {stack.series for stack in stacks_of(tmp_path)[1].stacks}
     assert len(series) == (len(sizes) if keyword == STUDIES else 1)
 
@@ -262,6 +265,27 @@ def test_blank_slices_join_the_grid_that_they_complete(tmp_path: Path) -> None:
     )
     assert found(tmp_path) == [("regular", 8)] * 2
     assert sorted(d["blank_frames_of_reference"] for d in details(tmp_path)) == [1, 2]
+
+
+def test_blank_slices_below_a_grid_continue_it(tmp_path: Path) -> None:
+    """A gap ends what they continue: slice 0 is beyond it."""
+    write(tmp_path, lambda z: {FRAMES: "" if z < 4 else one(1)}, slices=9, drop=[1])
+    write(tmp_path, lambda z: {FRAMES: one(2)}, origin=(3, 40, 200), seed=1, offset=400)
+    assert sorted(found(tmp_path)) == [("regular", 7), ("regular", 12), ("single", 1)]
+    apart, alone = {"frames_of_reference_apart": 2}, {"unassigned": "frame_of_reference_uid"}
+    told = sorted(
+        (stack.slices, {k: v for k, v in detail.items() if k in (*apart, *alone, "one_grid")})
+        for stack, detail in zip(stacks_of(tmp_path)[1].stacks, details(tmp_path), strict=True)
+    )
+    assert told == [(1, alone), (7, apart), (12, apart)]
+
+
+def test_a_blank_slice_beside_one_grid_is_apart_from_no_other(tmp_path: Path) -> None:
+    write(tmp_path, lambda z: {FRAMES: one(1)})
+    write(tmp_path, lambda z: {FRAMES: ""}, slices=1, origin=(0, 0, 8), seed=1, offset=400)
+    assert sorted(found(tmp_path)) == [("regular", 12), ("single", 1)]
+    assert not any("frames_of_reference_apart" in detail for detail in details(tmp_path))
+    assert [detail.get("unassigned") for detail in details(tmp_path)].count(None) == 1
 
 
 def test_blank_slices_that_complete_several_grids_or_none_stay_apart_and_say_so(

@@ -17,7 +17,9 @@ from pydicom.dataset import Dataset
 
 import dicomdl
 from dicomdl.errors import GeometryError
-from dicomdl.geometry._runs import movement
+from dicomdl.geometry._dimensions import Candidate, Kind, Tier
+from dicomdl.geometry._runs import Places, _Search, movement
+from dicomdl.geometry.grid import Tolerances
 
 Tell = Callable[[int, int], Mapping[Any, Any]]
 Shift = Sequence[float]
@@ -344,3 +346,131 @@ def test_movement_is_the_largest_of_any_corner_and_the_angle_that_of_the_axes() 
     turn = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     distance = 2 * math.sin(math.radians(1)) * math.hypot(12, 4)
     assert movement(affine, turn @ affine, (6, 5, 7)) == pytest.approx((distance, 2))
+
+
+# --- on numbers without files ---------------------------------------------------------------------
+
+AXIAL_COSINES, SAGITTAL_COSINES = (1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1)
+
+
+def search(
+    heights: Sequence[float], *, damaged: bool = False, beside: Sequence[float] = (), **places: Any
+) -> _Search:
+    """Return the search among axial frames at these heights, in a field of 10 mm."""
+    positions = np.zeros((len(heights), 3))
+    positions[:, 2] = heights
+    if len(beside):
+        positions[:, 0] = beside
+    values: dict[str, Any] = {
+        "positions": positions,
+        "orientations": np.tile(AXIAL_COSINES, (len(heights), 1)).astype(float),
+        "field_mm": 10,
+        "files": None,
+        "several_per_file": False,
+        "slices": np.zeros(len(heights), np.int64),
+        **places,
+    }
+    return _Search(Places(**values), Tolerances(), damaged=damaged)
+
+
+def numbered(numbers: Sequence[float], kind: Kind = "time") -> Candidate:
+    values = np.asarray(numbers, float)
+    codes = np.unique(values, return_inverse=True)[1].reshape(-1)
+    return Candidate("when", Tier.NUMBER, kind, codes, numbers=values)
+
+
+def test_an_attribute_of_one_value_is_no_part_of_a_dimension() -> None:
+    heights = np.arange(9)
+    assert not search(heights).may_help(numbered([5] * 9), np.zeros(9, np.int64))
+    assert search(heights).may_help(numbered(heights), heights // 3)
+
+
+@pytest.mark.parametrize(
+    ("heights", "expected", "on_grid"),
+    [
+        ([14, 16, 20], [2, 3, 5], True),
+        # Beyond the last slice, and before the first.
+        ([20, 22, 26], [2, 3, 5], True),
+        ([4, 6], [0, 1], True),
+        # More slices than the volume has, between slices, and twice at one place.
+        ([12, 24], [0, 6], False),
+        ([12, 13], [1, 1], False),
+        ([12, 12, 14], [1, 1, 2], False),
+    ],
+)
+def test_slices_of_a_damaged_volume_are_numbered_by_the_grid_of_a_whole_one(
+    heights: list[float], expected: list[int], on_grid: bool
+) -> None:
+    whole = [10, 12, 14, 16, 18, 20]
+    found = search([*whole, *heights])._numbered(np.arange(6, 6 + len(heights)), np.arange(6))
+    assert (found[0].tolist(), found[1]) == (expected, on_grid)
+
+
+@pytest.mark.parametrize(
+    ("along", "beside", "expected"),
+    [
+        *((3.9, 0, True), (-3.9, 0, True), (4, 0, False), (4.5, 0, False)),
+        *((0, 4.9, True), (0, 5, False), (3.9, 4.9, True)),
+    ],
+)
+def test_volumes_of_a_run_overlap_by_more_than_half(
+    along: float, beside: float, expected: bool
+) -> None:
+    """Four slices of 2 mm are 8 mm deep. The first frame has the normal."""
+    heights = np.arange(0, 8, 2.0)
+    turned = np.tile(AXIAL_COSINES, (8, 1)).astype(float)
+    turned[1] = SAGITTAL_COSINES
+    places = search(
+        [*heights, *(heights + along)], beside=[0] * 4 + [beside] * 4, orientations=turned
+    )
+    rows = np.arange(8).reshape(2, 4)
+    assert places._near(rows, rows[0]).tolist() == [True, expected]
+
+
+@pytest.mark.parametrize(("step", "alike"), [(2.0, True), (2.04, True), (2.1, False), (3, False)])
+def test_whole_volumes_have_the_spacing_of_most(step: float, alike: bool) -> None:
+    """At the last of five slices, 0.2 mm are the most that a spacing of 2 mm allows."""
+    heights = [2 * np.arange(5), 2 * np.arange(5), step * np.arange(5)]
+    places = search(np.concatenate(heights))
+    assert places._whole(np.arange(15).reshape(3, 5)).tolist() == [True, True, alike]
+
+
+def test_a_volume_with_a_slice_twice_keeps_the_numbers_of_its_places() -> None:
+    heights = [0, 1, 2, 3] * 3 + [0, 1, 2, 2]
+    labels = np.repeat(np.arange(4), 4)
+    found = search(heights, damaged=True)._slices(labels, b"", by_meaning=False)
+    assert found is not None and found.tolist() == [0, 1, 2, 3] * 3 + [0, 1, 2, 2]
+    assert search(heights)._slices(labels, b"", by_meaning=False) is None
+
+
+@pytest.mark.parametrize(
+    ("damaged", "by_meaning", "is_run"),
+    [(False, False, False), (False, True, False), (True, False, False), (True, True, True)],
+)
+def test_half_of_the_volumes_suffice_where_a_measurement_tells_damaged_ones(
+    damaged: bool, by_meaning: bool, is_run: bool
+) -> None:
+    heights = [0, 1, 2, 3] * 2 + [0, 1]
+    labels = np.repeat(np.arange(3), (4, 4, 2))
+    found = search(heights, damaged=damaged)._slices(labels, b"", by_meaning=by_meaning)
+    assert (found is not None) == is_run
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        ("time", [0, 1, 2, 5, 6, 7, 10, 11, 12]),
+        ("count", [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        # Two slices at once: their order is that of their positions.
+        ("time", [0, 0, 1, 5, 5, 6, 10, 10, 11]),
+    ],
+)
+def test_passes_over_moved_volumes_are_found_by_times_and_by_counts(
+    kind: Kind, numbers: list[float]
+) -> None:
+    heights = [0, 1, 2, 1.1, 0.1, 2.1, 0.2, 1.2, 2.2]
+    if numbers[1] != numbers[0]:
+        heights = [0, 1, 2, 0.1, 1.1, 2.1, 0.2, 1.2, 2.2]
+    (run,) = search(heights).passes([numbered(numbers, kind)], Tier.NUMBER)
+    assert run.dimension.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert run.slices.tolist() == np.rint(np.asarray(heights) - 0.1).astype(int).tolist()
