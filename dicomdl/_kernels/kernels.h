@@ -53,6 +53,20 @@ void drop_change(Change *change);
 #ifndef _WIN32
 /* Read so many bytes at an offset of an open file; 0 where it has fewer, or the system fails. */
 int read_fully(int descriptor, char *buffer, int64_t length, int64_t offset);
+
+/* The folder of the last file, which is opened when a second file of it follows: the system then
+ * looks up a name in it, and not the whole path. It borrows that path. */
+typedef struct {
+    const char *path;
+    size_t length;
+    int descriptor;
+} Folder;
+
+#define NO_FOLDER ((Folder){NULL, 0, -1})
+
+/* Open a file by its path; -1 where the system does not. */
+int open_file(Folder *folder, const char *path, int flags);
+void leave_folder(Folder *folder);
 #endif
 
 /* Each ends with an entry of zeros. */

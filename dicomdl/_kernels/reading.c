@@ -46,6 +46,7 @@ typedef struct {
     int flags;
     int *open;     /* descriptors of the pieces, -1 where none */
     int was_given; /* descriptors outlive the call */
+    Folder folder;
     Py_ssize_t pieces, begin, rows, row_bytes, lead, width;
     Change *changes;   /* of each piece, or one of all of them */
     Py_ssize_t changed; /* how many there are; 0 for bytes as they are */
@@ -94,7 +95,7 @@ open_piece(Block *block, Py_ssize_t piece)
         close(descriptor);
         block->open[piece] = -1;
     }
-    descriptor = open(block->paths[piece], block->flags);
+    descriptor = open_file(&block->folder, block->paths[piece], block->flags);
     if (descriptor < 0) {
         return 0;
     }
@@ -266,6 +267,7 @@ read_block(Block *block)
             block->open[piece] = -1;
         }
     }
+    leave_folder(&block->folder);
     for (Py_ssize_t left = piece; !block->was_given && left < block->pieces; left++) {
         if (block->open[left] >= 0) {
             close(block->open[left]);
@@ -341,6 +343,7 @@ read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
     block->offsets = (const int64_t *)held->offsets.buf + first;
     block->out = held->out.buf;
     block->mask = held->mask.buf;
+    block->folder = NO_FOLDER;
     block->was_given = held->open.obj != NULL;
     block->paths = PyMem_Calloc((size_t)block->pieces + 1, sizeof(char *));
     block->hot = PyMem_Malloc(HOT);

@@ -741,21 +741,13 @@ read_open(const Plan *plan, int descriptor, uint8_t *buffer, uint64_t *first, Ro
     return state_of(&status, row, state) ? MINE : NOT_MINE;
 }
 
-/* The folder of the last file, which is opened when a second file of it follows: the system then
- * looks up a name in it, and not the whole path. */
-typedef struct {
-    const char *path;
-    size_t length;
-    int descriptor;
-} Folder;
-
-static void
-leave(Folder *folder)
+void
+leave_folder(Folder *folder)
 {
     if (folder->descriptor >= 0) {
         close(folder->descriptor);
     }
-    *folder = (Folder){NULL, 0, -1};
+    *folder = NO_FOLDER;
 }
 
 /* Open the folder of `length` characters of a path; -1 where that cannot be done. */
@@ -771,14 +763,13 @@ open_folder(const char *path, size_t length)
     return open(name, FOLDER_FLAGS);
 }
 
-/* Open a file by its path. */
-static int
+int
 open_file(Folder *folder, const char *path, int flags)
 {
     const char *end = strrchr(path, '/');
     size_t length = end ? (size_t)(end - path) + 1 : 0;
     if (!length || folder->length != length || memcmp(folder->path, path, length) != 0) {
-        leave(folder);
+        leave_folder(folder);
         *folder = (Folder){path, length, -1};
     } else if (folder->descriptor < 0) {
         folder->descriptor = open_folder(path, length);
@@ -792,7 +783,7 @@ static int
 read_all(const Plan *plan, Store *store, const char *const *paths, size_t count, int flags,
          uint64_t *first, Row *row, uint8_t *buffer, Found *found)
 {
-    Folder folder = {NULL, 0, -1};
+    Folder folder = NO_FOLDER;
     int done = 0;
     for (size_t place = 0; place < count && done == 0; place++) {
         int descriptor = paths[place] ? open_file(&folder, paths[place], flags) : -1;
@@ -808,7 +799,7 @@ read_all(const Plan *plan, Store *store, const char *const *paths, size_t count,
         done = add_row(store, plan, buffer, row, found->codes + found->rows * plan->slots);
         found->places[found->rows++] = (int32_t)place;
     }
-    leave(&folder);
+    leave_folder(&folder);
     return done;
 }
 

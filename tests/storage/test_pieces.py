@@ -88,6 +88,26 @@ def test_rows_and_columns_of_pieces_are_those_of_the_files(loop: Any, folder: Pa
             assert np.array_equal(read(made, 2, 2, PART), content[2:4, 2:5, 4:14])
 
 
+@needs_loop
+@needs_proc
+@pytest.mark.parametrize("order", ["aaabb", "abbba", "ababa", "aabaa"])
+def test_pieces_of_several_folders_are_read_and_no_folder_stays_open(
+    loop: Any, folder: Path, order: str
+) -> None:
+    content, paths = written(folder)
+    for number, name in enumerate(order):
+        (folder / name).mkdir(exist_ok=True)
+        paths[number] = paths[number].rename(folder / name / paths[number].name)
+    made, before = of(paths), descriptors()
+    assert np.array_equal(read(made, 0, FILES, WHOLE), content)
+    assert np.array_equal(read(made, 1, 3, PART), content[1:4, 2:5, 4:14])
+    assert descriptors() == before
+    paths[3].unlink()
+    with pytest.raises(FileChanged, match="gone"):
+        read(made, 0, FILES, WHOLE)
+    assert descriptors() == before
+
+
 def test_wide_rows_are_read_row_by_row(loop: Any, folder: Path) -> None:
     wide = 10_000
     content, paths = written(folder, 2, wide)
