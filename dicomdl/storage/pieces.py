@@ -30,7 +30,7 @@ Descriptors = npt.NDArray[np.int32]
 # Bytes of one call: between calls, an interrupt is noticed.
 _MOST_AT_ONCE: Final = 32 * 2**20
 # Bytes of samples that Python changes together: fewer cost calls, more leave the processor's cache.
-_TOGETHER: Final = 2 * 2**20
+_TOGETHER: Final = 4 * 2**20
 
 
 class Places(NamedTuple):
