@@ -31,6 +31,7 @@ PLANE_ORIENTATION_VOLUME: Final = 0x0020930F
 FRAME_CONTENT: Final = 0x00209111
 TEMPORAL_POSITION: Final = 0x00209310
 FRAME_VOI_LUT: Final = 0x00289132
+FRAME_ANATOMY: Final = 0x00209071
 PIXEL_VALUE_TRANSFORMATION: Final = 0x00289145
 CARDIAC: Final = 0x00189118
 RESPIRATORY: Final = 0x00209253
@@ -159,7 +160,10 @@ class Frame(metaclass=Listed):
     manufacturer_model_name: str = _fact(0x00081090, "LO", "select")
     body_part_examined: str = _fact(0x00180015, "CS", "select")
     laterality: str = _fact(0x00200060, "CS", "select")
-    image_laterality: str = _fact(0x00200062, "CS", "select")
+    # Frame Laterality of enhanced objects, such as tomosyntheses of the breast.
+    image_laterality: str = _fact(
+        0x00200062, "CS", "select", groups=(FRAME_ANATOMY,), group_tag=0x00209072
+    )
     view_position: str = _fact(0x00185101, "CS", "select")
     patient_position: str = _fact(0x00185100, "CS", "select")
     presentation_intent_type: str = _fact(0x00080068, "CS", "select")

@@ -105,6 +105,7 @@ def test_every_group_is_a_sequence_of_the_data_dictionary() -> None:
         ("FRAME_CONTENT", "FrameContentSequence"),
         ("TEMPORAL_POSITION", "TemporalPositionSequence"),
         ("FRAME_VOI_LUT", "FrameVOILUTSequence"),
+        ("FRAME_ANATOMY", "FrameAnatomySequence"),
         ("PIXEL_VALUE_TRANSFORMATION", "PixelValueTransformationSequence"),
         ("CARDIAC", "CardiacSynchronizationSequence"),
         ("RESPIRATORY", "RespiratorySynchronizationSequence"),

@@ -1315,6 +1315,22 @@ def test_a_voi_lut_inside_of_functional_groups_is_noticed(tmp_path: Path) -> Non
     assert all(frame.voi_lut_sequence for frame in frames)
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_the_side_of_a_tomosynthesis_is_in_its_frame_anatomy(
+    is_shared: bool, tmp_path: Path
+) -> None:
+    def edit(dataset: Dataset, _: int) -> None:
+        sides = "LLLRRR"
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        if is_shared:
+            groups, sides = dataset.SharedFunctionalGroupsSequence, "L"
+        for group, side in zip(groups, sides, strict=True):
+            group.FrameAnatomySequence = phantoms.item(FrameLaterality=side)
+
+    frames = read_frames(phantoms.write_multiframe(tmp_path / "a.dcm", edit=edit))
+    assert [frame.image_laterality for frame in frames] == list("LLLLLL" if is_shared else "LLLRRR")
+
+
 # --- files that HeaderReader opens ----------------------------------------------------------------
 
 
