@@ -198,17 +198,22 @@ def epoch(scratch: Path) -> dict[str, Task]:
 
 
 def volumes(scratch: Path) -> dict[str, Task]:
-    folder = phantom_ct.series_folders(phantom_ct.ct_folder(512))[0]
-    paths = volume.slice_order(phantom_ct.files_below(folder))
-    shape = (len(paths), phantom_ct.ROWS, phantom_ct.COLUMNS)
-    ours = volume.dicomdl_volume(folder, scratch)
-    assert np.array_equal(ours(), volume.true_volume(paths))
-    cores = len(os.sched_getaffinity(0))
-    return {
-        "floor": volume.bare_read(paths, shape, cores),
-        "floor, one thread": volume.bare_read(paths, shape),
-        OURS: ours,
-    }
+    from training_peers import without_padding
+
+    cores, tasks = len(os.sched_getaffinity(0)), dict[str, Task]()
+    kinds = {"padding declared": phantom_ct.ct_folder, "no padding": without_padding}
+    for kind, folder_of in kinds.items():
+        folder = phantom_ct.series_folders(folder_of(512))[0]
+        paths = volume.slice_order(phantom_ct.files_below(folder))
+        shape = (len(paths), phantom_ct.ROWS, phantom_ct.COLUMNS)
+        ours = volume.dicomdl_volume(folder, scratch / kind)
+        assert np.array_equal(ours(), volume.true_volume(paths))
+        tasks |= {
+            f"floor, {kind}": volume.bare_read(paths, shape, cores),
+            f"floor, {kind}, one thread": volume.bare_read(paths, shape),
+            f"{OURS}, {kind}": ours,
+        }
+    return tasks
 
 
 # --- labels ---------------------------------------------------------------------------------------
