@@ -262,6 +262,11 @@ class Frame(metaclass=Listed):
     presentation_lut_shape: str = _fact(0x20500020, "CS", "intensity")
     pixel_padding_value: int | None = _fact(0x00280120, "XS", "intensity")
     pixel_padding_range_limit: int | None = _fact(0x00280121, "XS", "intensity")
+    # Of float pixels (PS3.3 C.7.6.24, C.7.6.25).
+    float_pixel_padding_value: float | None = _fact(0x00280122, "FL", "intensity")
+    float_pixel_padding_range_limit: float | None = _fact(0x00280124, "FL", "intensity")
+    double_float_pixel_padding_value: float | None = _fact(0x00280123, "FD", "intensity")
+    double_float_pixel_padding_range_limit: float | None = _fact(0x00280125, "FD", "intensity")
     philips_scale_slope: float | None = _fact(
         0x2005000E, "FL", "intensity", creator="Philips MR Imaging DD 001"
     )

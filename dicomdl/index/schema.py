@@ -15,7 +15,7 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.frame import attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
 
-FORMAT: Final = 12
+FORMAT: Final = 13
 TABLES: Final = ("files", "frames", "stacks", "problems", "annotations")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from dicomdl.arrays import Mask, Values
 from dicomdl.errors import IntensityError, SUVError
@@ -27,6 +27,9 @@ from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.rescale import Rescale, has_modality_lut
 from dicomdl.values.suv import SUV, suv_factor
 
+# Two integers, or two floats of float pixels.
+Padding: TypeAlias = tuple[Any, Any]
+
 
 class ConversionFacts(NamedTuple):
     """The facts of a `Frame` that the index holds and a conversion needs."""
@@ -37,16 +40,26 @@ class ConversionFacts(NamedTuple):
     modality_lut_sequence: bool
     pixel_padding_value: int | None
     pixel_padding_range_limit: int | None
+    float_pixel_padding_value: float | None
+    float_pixel_padding_range_limit: float | None
+    double_float_pixel_padding_value: float | None
+    double_float_pixel_padding_range_limit: float | None
     photometric_interpretation: str
 
     @property
-    def padding(self) -> tuple[int, int] | None:
+    def padding(self) -> Padding | None:
         """The lowest and the highest stored value that mean padding, both included, or None."""
-        value, limit = self.pixel_padding_value, self.pixel_padding_range_limit
-        if value is None or self.photometric_interpretation not in _GREY:
+        if self.photometric_interpretation not in _GREY:
             return None
-        other = value if limit is None else limit
-        return min(value, other), max(value, other)
+        for value, limit in (
+            (self.pixel_padding_value, self.pixel_padding_range_limit),
+            (self.float_pixel_padding_value, self.float_pixel_padding_range_limit),
+            (self.double_float_pixel_padding_value, self.double_float_pixel_padding_range_limit),
+        ):
+            if value is not None:
+                other = value if limit is None else limit
+                return min(value, other), max(value, other)
+        return None
 
 
 CONVERSION_COLUMNS: Final = ConversionFacts._fields
@@ -66,15 +79,14 @@ class Conversion:
         A Modality LUT or a real-world map.
     padding
         The lowest and the highest stored value that mean padding, both included (PS3.3
-        C.7.5.1.1.2), or None. Float pixels have attributes of their own, (0028,0122) and
-        (0028,0123), which are not in the index: their padding is unknown.
+        C.7.5.1.1.2; C.7.6.24 and C.7.6.25 for float pixels), or None.
     expands_palette
         Whether PALETTE COLOR becomes RGB.
     """
 
     rescale: Rescale = _IDENTITY
     table: LookupTable | RealWorldMap | RealWorldMaps | None = None
-    padding: tuple[int, int] | None = None
+    padding: Padding | None = None
     expands_palette: bool = True
 
     @property

@@ -109,6 +109,36 @@ def padded(value: int, limit: int | None = None) -> Any:
     return edit
 
 
+@pytest.mark.parametrize("limit", [None, -5e6])
+@pytest.mark.parametrize(("prefix", "dtype"), [("Float", "<f4"), ("DoubleFloat", "<f8")])
+def test_padding_of_float_pixels_is_none_of_their_values(
+    folder: Path, prefix: str, dtype: str, limit: float | None
+) -> None:
+    values = (ramp(SHAPE) / 8).astype(dtype)
+    values[:, 0, :2] = [-9999.1, -20000]  # no float32 is -9999.1
+
+    def edit(dataset: Dataset, z: int) -> None:
+        for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+            delattr(dataset, name)
+        dataset.BitsAllocated = 8 * values.itemsize
+        setattr(dataset, f"{prefix}PixelData", values[z].tobytes())
+        setattr(dataset, f"{prefix}PixelPaddingValue", -9999.1)
+        if limit is not None:
+            setattr(dataset, f"{prefix}PixelPaddingRangeLimit", limit)
+
+    write_series(folder, shape=SHAPE, modality="MR", slope=None, intercept=None, edit=edit)
+    volume = dicomdl.read_volume(only_stack(folder))
+    expected = np.zeros(SHAPE, bool)
+    expected[:, 0, : 1 if limit is None else 2] = True
+    assert volume.padding is not None and np.array_equal(volume.padding, expected)
+    assert np.array_equal(volume.array, values.astype(np.float32))
+    image = values[~expected]
+    windowed = volume.window(dicomdl.MinMax()).array
+    assert not windowed[expected].any()
+    scaled = (image - image.min()) / (image.max() - image.min())
+    assert windowed[~expected] == pytest.approx(scaled, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("value", "limit", "signed", "intercept"),
     [
