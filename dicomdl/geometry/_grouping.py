@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dicomdl.arrays import Floats, Ints
 from dicomdl.geometry._facts import Facts
 from dicomdl.geometry.concatenations import are_of_several
-from dicomdl.headers.uids import OWN_PLANES
+from dicomdl.headers.uids import OWN_PLANES, RT_DOSE
 
 # The values that split a Series exactly; orientation and in-plane grid are compared with tolerances
 # afterwards, then Study and frame of reference by `_joining`.
@@ -75,10 +75,23 @@ def exact_groups(facts: Facts, series: Ints) -> list[Ints]:
     # objects may have a single frame.
     classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in OWN_PLANES))
     keys.append(are_of_several(facts) * classic)
+    keys += _doses(facts)
     combined = combined_codes(keys)
     order = np.argsort(combined, kind="stable")
     bounds = np.flatnonzero(np.diff(combined[order])) + 1
     return np.split(order, bounds)
+
+
+def _doses(facts: Facts) -> Iterator[Ints]:
+    """Yield (n,) the instance of each frame of an RT dose of several planes, if there are any.
+
+    Such a dose is a complete grid (PS3.3 C.8.8.3), and planning systems put the doses of a plan and
+    of its beams into one Series.
+    """
+    doses = by_text(facts, "sop_class_uid", lambda uid: int(uid == RT_DOSE))
+    doses *= are_of_several(facts)
+    if doses.any():
+        yield np.where(doses, facts.ranks("sop_instance_uid").astype(np.int64), -1)
 
 
 def _series_numbers(facts: Facts, series: Ints) -> Ints:

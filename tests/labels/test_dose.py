@@ -81,6 +81,27 @@ def test_doses_that_are_not_those_of_a_plan_are_read_with_a_warning(
     assert all(each.filename == __file__ for each in caught)
 
 
+def test_doses_of_one_series_are_grids_of_their_own(folder: Path) -> None:
+    image = write_series(folder / "ct", shape=(4, 6, 7))[0]
+    for number in (1, 2, 3):
+
+        def of_one_series(dataset: Any, _: int, number: int = number) -> None:
+            dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "1.2.3", f"1.2.3.{number}"
+
+        doses = np.full((4, 6, 7), 1000 * number)
+        write_dose(folder / f"{number}.dcm", image, doses, edit=of_one_series)
+    index = index_of(folder)
+    assert [stack.verdict for stack in index.select(content="dose").stacks] == ["regular"] * 3
+    stack = index.select(modality="CT").stacks[0]
+    found = {
+        annotation.facts.sop_instance_uid: dicomdl.read_labels(stack, annotation).array
+        for annotation in stack.annotations
+    }
+    assert sorted(found) == ["1.2.3.1", "1.2.3.2", "1.2.3.3"]
+    for uid, dose in found.items():
+        assert np.array_equal(dose, np.full((4, 6, 7), float(uid[-1])))
+
+
 def test_several_doses_are_refused_and_those_of_beams_named(folder: Path) -> None:
     image = write_series(folder / "ct", shape=(4, 6, 7))[0]
     for name in ("PLAN", "BEAM"):
