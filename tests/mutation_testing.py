@@ -52,7 +52,7 @@ COVERED_BY: Final = {
     "geometry/_dimensions": "dimensions candidates",
     "geometry/_candidates": "candidates stacks contrast",
     "geometry/regular": "regular grid",
-    "geometry/_splitting": "stacks joining runs contrast",
+    "geometry/_splitting": "stacks joining runs contrast one_position",
     "geometry/_runs": "runs stacks",
     "geometry/_joining": "joining stacks",
     "geometry/_judge": "stacks contrast runs joining",

@@ -99,8 +99,10 @@ def test_a_half_resolution_keeps_the_slices(tmp_path: Path) -> None:
 def test_slice_thickness_stands_in_for_ct_alone(
     tmp_path: Path, modality: str, assumed: float | None
 ) -> None:
-    (stack,) = write(tmp_path, {}, modality=modality).stacks
+    index = write(tmp_path, {}, modality=modality)
+    (stack,) = index.stacks
     assert stack.detail.get("assumed_spacing") == assumed
+    assert [index.frame(n).frame_number for n in range(len(index))] == [1, 2, 3, 4, 5, 6]
     volume = dicomdl.read_volume(stack, irregular="accept")
     assert np.isfinite(volume.affine).all() == (assumed is not None)
 

@@ -4,10 +4,13 @@ import functools
 import json
 import math
 import random
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import phantoms_labels
+import phantoms_multi
 import pytest
 from phantoms import (
     UID_PREFIX,
@@ -24,6 +27,8 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.valuerep import IS
 
+from dicomdl.geometry._dimensions import Tie
+from dicomdl.geometry._splitting import Splitter
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, build_stacks
 from dicomdl.headers.reader import HeaderReader
@@ -439,6 +444,138 @@ def test_slices_that_watch_the_contrast_agent_arrive_are_not_a_short_volume(tmp_
         for stack in stacking.stacks
     )
     assert found == [(1, "single", False)] * 3 + [(12, "regular", False)]
+
+
+def test_a_volume_of_ultrasound_says_that_its_coordinates_are_of_the_transducer(
+    tmp_path: Path,
+) -> None:
+    phantoms_multi.write_us_volume(tmp_path / "us.dcm")
+    (stack,) = stacks_of(tmp_path)[1].stacks
+    assert (stack.verdict, stack.slices) == ("regular", 6)
+    assert json.loads(stack.detail)["coordinates"] == "of the transducer"
+
+
+def test_slices_that_only_watch_are_one_group(tmp_path: Path) -> None:
+    for number in range(4):
+        edit = setter("AcquisitionNumber", number)
+        write_series(
+            tmp_path,
+            shape=(1, 5, 7),
+            series_uid=uid("bolus"),
+            study_uid=uid("study", "x"),
+            seed=number,
+            edit=edit,
+        )
+    stacks = stacks_of(tmp_path)[1].stacks
+    assert [(stack.slices, stack.group) for stack in stacks] == [(1, 0)] * 4
+
+
+@pytest.mark.parametrize(
+    ("gap", "second", "sizes"),
+    [(7.0, 2.0, [4, 4]), (5.0, 2.0, [8]), (9.3, 3.0, [4, 4]), (8.7, 3.0, [8]), (25.3, 8.0, [4, 4])],
+)
+def test_slabs_lie_three_of_the_wider_spacings_apart(
+    tmp_path: Path, gap: float, second: float, sizes: list[int]
+) -> None:
+    """The first has four slices of 2 mm, up to 6 mm; neither is a part of the other's grid."""
+    heights = [*(2.0 * z for z in range(4)), *(6 + gap + second * z for z in range(4))]
+
+    def edit(dataset: Dataset, z: int) -> None:
+        dataset.AcquisitionNumber = 1 + z // 4
+
+    write_series(
+        tmp_path, shape=(8, 5, 7), positions=[[0, 0, height] for height in heights], edit=edit
+    )
+    stacks = stacks_of(tmp_path)[1].stacks
+    assert [stack.slices for stack in stacks] == sizes
+    assert {stack.verdict for stack in stacks} == {
+        "regular" if len(sizes) == 2 else "uneven_spacing"
+    }
+
+
+@pytest.mark.parametrize(
+    ("keyword", "starts", "sizes"),
+    [
+        ("AcquisitionNumber", (0, 5, 10, 15, 20), [4] * 5),
+        ("AcquisitionNumber", (0, 5, 10, 17, 22), [20]),
+        ("AcquisitionNumber", (0, 5, 10, 17), [4] * 4),
+        ("TemporalPositionIdentifier", (0, 5, 10, 17, 22), [4] * 5),
+    ],
+)
+def test_more_than_four_acquisitions_are_apart_if_each_overlaps_the_next(
+    tmp_path: Path, keyword: str, starts: tuple[int, ...], sizes: list[int]
+) -> None:
+    """Time points need no chain. Each has four slices of 2 mm, between those of the next."""
+    heights = [start + 2.0 * z for start in starts for z in range(4)]
+
+    def edit(dataset: Dataset, z: int) -> None:
+        setattr(dataset, keyword, 1 + z // 4)
+
+    shape = (len(heights), 5, 7)
+    write_series(tmp_path, shape=shape, positions=[[0, 0, z] for z in heights], edit=edit)
+    assert [stack.slices for stack in stacks_of(tmp_path)[1].stacks] == sizes
+
+
+def test_segments_at_equal_positions_are_told_apart_by_their_number(tmp_path: Path) -> None:
+    (image, *_) = write_series(tmp_path / "image", shape=(3, 5, 7))
+    mask = np.ones((5, 7), np.uint8)
+    places = [(segment, (0.0, 0.0, 2.0 * z), mask) for segment in (1, 4) for z in range(3)]
+    names = {1: "one", 4: "four"}
+    phantoms_labels.write_seg(tmp_path / "seg" / "seg.dcm", image, places, segments=names)
+    stacks = stacks_of(tmp_path / "seg")[1].stacks
+    assert [(stack.slices, json.loads(stack.dimension)) for stack in stacks] == [
+        (3, {"referenced_segment_number": 1}),
+        (3, {"referenced_segment_number": 4}),
+    ]
+
+
+def test_attributes_that_make_different_volumes_make_none_and_are_named(tmp_path: Path) -> None:
+    for volume in range(2):
+
+        def edit(dataset: Dataset, z: int, volume: int = volume) -> None:
+            dataset.EchoTime, dataset.FlipAngle = 1 + volume, 10 * (1 + (volume + z) % 2)
+            dataset.InstanceNumber = None
+
+        write_series(
+            tmp_path / str(volume),
+            series_uid=uid("tie"),
+            study_uid=uid("study", "x"),
+            modality="MR",
+            seed=volume,
+            edit=edit,
+        )
+    (stack,) = stacks_of(tmp_path)[1].stacks
+    assert (stack.slices, stack.verdict) == (12, "duplicates")
+    assert json.loads(stack.detail)["told_apart_by"] == ["echo_time", "flip_angle"]
+
+
+def test_a_tie_of_counters_alone_contradicts_no_contrast() -> None:
+    known = types.SimpleNamespace(knows=lambda name: name == "echo_time")
+    splitter = types.SimpleNamespace(_columns=types.SimpleNamespace(contrasts=known))
+    for names, counts in (
+        (("acquisition_number", "image_index"), True),
+        (("acquisition_number", "image_index+echo_time"), False),
+    ):
+        assert Splitter._counts(splitter, Tie(names)) is counts  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("digest", "pixels"),
+    [(None, "unchecked"), ("{}", "different"), ("file:{}", "unchecked")],
+    ids=["unchecked", "pixels", "files"],
+)
+def test_frames_at_one_position_say_whether_their_pixels_were_compared(
+    tmp_path: Path, digest: str | None, pixels: str
+) -> None:
+    """A digest with a colon is that of a file."""
+    write_series(tmp_path / "a", series_uid=uid("twice"), study_uid=uid("study", "x"))
+    write_series(
+        tmp_path / "b", series_uid=uid("twice"), study_uid=uid("study", "x"), seed=1, drop=[1, 2]
+    )
+    table = encoded(frames_of(tmp_path))
+    digests = None if digest is None else digest.format
+    (stack,) = build_stacks(table, Tolerances(), digest=digests).stacks
+    assert stack.verdict == "duplicates" and json.loads(stack.detail)["pixels"] == pixels
 
 
 def clip(folder: Path, name: str, number: str | None, *, frames: int = 3, rows: int = 5) -> None:

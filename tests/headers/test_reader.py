@@ -26,7 +26,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID
 
-from dicomdl.errors import HeaderError, UsageError
+from dicomdl.errors import FileChanged, HeaderError, PixelError, UsageError
 from dicomdl.headers._elements import Wanted, walk
 from dicomdl.headers._heads import (
     BIG_ENDIAN,
@@ -45,7 +45,7 @@ from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Frame, attr
 from dicomdl.headers.header import Header
 from dicomdl.headers.limits import ReadLimits
 from dicomdl.headers.privacy import extra_attributes
-from dicomdl.headers.reader import HeaderReader, read_frames
+from dicomdl.headers.reader import HeaderReader, read_frames, unforeseen, unread
 from dicomdl.headers.uids import DEFLATED, EXPLICIT_BIG
 from dicomdl.storage.sources import Source
 
@@ -561,6 +561,48 @@ def test_a_fault_of_the_reader_is_a_problem_that_quotes_no_value() -> None:
     assert "_Fault in test_reader.py, line " in header.detail and "RAMP" not in header.detail
     reader._schema.vectors_of = usual
     assert parse(good, reader) == expected
+
+
+def test_a_fault_is_named_by_its_class_and_the_line_that_raised_it() -> None:
+    """The module of a class is told unless it is that of Python's own errors."""
+    for raised, name in (
+        (ValueError("a value"), "ValueError"),
+        (zlib.error("a value"), "zlib.error"),
+        (HeaderError("a value"), "dicomdl.errors.HeaderError"),
+    ):
+        try:
+            raise raised
+        except Exception as error:
+            header = unforeseen(error)
+        assert (header.kind, header.reason) == ("problem", "reader_error")
+        assert header.detail.startswith(f"the header reader failed with {name} in test_reader.py")
+        assert "a value" not in header.detail
+
+
+def test_a_file_or_member_that_is_not_read_is_a_problem_with_its_reason() -> None:
+    assert unread(OSError(5, "Input/output error")) == Header(
+        "problem", "unreadable", "cannot be opened: Input/output error"
+    )
+    assert unread(FileChanged("the file has changed")) == Header(
+        "problem", "unreadable", "cannot be opened: the file has changed"
+    )
+    refused = PixelError("the member is encrypted", reason="encrypted_member")
+    assert unread(refused) == Header("problem", "encrypted_member", "the member is encrypted")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.dcm", Header("problem", "empty", "the file has 0 bytes")),
+        ("notes.txt", Header("not_dicom")),
+    ],
+)
+def test_an_empty_file_is_a_problem_where_its_name_is_that_of_dicom(
+    name: str, expected: Header, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+    found = HeaderReader().read(str(tmp_path / name))
+    assert (found.kind, found.reason, found.detail) == expected[:3]
 
 
 def test_a_fault_of_a_learned_layout_costs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
