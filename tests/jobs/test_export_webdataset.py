@@ -154,13 +154,14 @@ def test_killed_exports_lose_nothing_and_end_with_the_same_bytes(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:
     record(index.path, index.generation)
-    given = [sys.executable, "-m", "dicomdl", "export", index.path, "--to"]
-    given += ["webdataset", "--shard-mb", "1", "--dtype", "float32", "--size", "16", "96", "96"]
-    subprocess.run([*given, "-o", str(tmp_path / "whole"), "-q"], check=True, capture_output=True)
-    out = tmp_path / "out"
+    given = ["export", index.path, "--to", "webdataset", "--shard-mb", "1", "-q"]
+    given += ["--dtype", "float32", "--size", "16", "96", "96", "-o"]
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert main([*given, str(whole)]) == 0
+    command = [sys.executable, "-m", "dicomdl", *given, str(out)]
     for count in range(2):
         # Killed while it writes a shard, with `count` others complete.
-        process = subprocess.Popen([*given, "-o", str(out), "-q"], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         while process.poll() is None and not (
             len(list(out.glob("*.tar"))) >= count and list(out.glob(".*.tmp/*.tar"))
         ):
@@ -168,8 +169,8 @@ def test_killed_exports_lose_nothing_and_end_with_the_same_bytes(
         process.kill()
         process.wait()
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
-    subprocess.run([*given, "-o", str(out), "-q"], check=True, capture_output=True)
-    assert content_of(out) == content_of(tmp_path / "whole")
+    assert main([*given, str(out)]) == 0
+    assert content_of(out) == content_of(whole)
     again = [name for name in kept if (out / name).stat().st_mtime_ns != kept[name]]
     assert len(again) <= 1, "at most the shard whose record was not yet written is made again"
 
