@@ -58,7 +58,8 @@ class Link(NamedTuple):
         "other_patient" if the referenced images have another one than the object;
         "no_reference" for an object that names neither images nor a frame of reference;
         "incomplete" for an object of several files (a concatenation) of which some are absent;
-        "part" for its files but the first, which has the stacks; "unreadable".
+        "part" for its files but the first, which has the stacks, and for equal copies of a file;
+        "unreadable".
     stacks
         The numbers of the stacks with referenced instances; without any such reference, those in
         the frame of reference.

@@ -27,7 +27,10 @@ def without_links(annotations: Table) -> Table:
 def with_links(tables: dict[str, Table]) -> dict[str, Table]:
     """Return the tables `annotations` and `stacks` with their links."""
     annotations, stacks = tables["annotations"], tables["stacks"]
-    links = _links(annotations, tables["frames"], stacks) if len(annotations) else []
+    links = []
+    if len(annotations):
+        copies = _copies(annotations, tables["frames"], tables["files"])
+        links = _links(annotations, tables["frames"], stacks, copies)
     kinds: list[set[str]] = [set() for _ in range(len(stacks))]
     for row, link in enumerate(links):
         for number in link.stacks if link.status in READABLE_STATUSES else ():
@@ -41,15 +44,18 @@ def with_links(tables: dict[str, Table]) -> dict[str, Table]:
     }
 
 
-def _links(annotations: Table, frames: Table, stacks: Table) -> list[Link]:
-    """Return the link of each row; an object of several files is linked by its first one."""
+def _links(annotations: Table, frames: Table, stacks: Table, copies: set[int]) -> list[Link]:
+    """Return the link of each row; an object of several files is linked by its first one.
+
+    Rows of equal `copies` of a file have no link of their own.
+    """
     offsets, instances = annotations.ragged("referenced_instances")
     series = annotations.column("referenced_series").to_pylist()
     wanted = {uid for uids in series for uid in uids or ()}
     targets = Targets(_targets(frames, stacks, wanted))
     files = annotations.numbers("file").tolist()
-    wholes = _wholes(annotations, frames)
-    others = {row for whole in wholes.values() for row in whole.rows[1:]}
+    wholes = _wholes(annotations, frames, copies)
+    others = copies | {row for whole in wholes.values() for row in whole.rows[1:]}
     links = []
     for row, file in enumerate(files):
         whole = wholes.get(row, _Whole((row,)))
@@ -79,8 +85,37 @@ class _Whole(NamedTuple):
     absent: int = 0
 
 
-def _wholes(annotations: Table, frames: Table) -> dict[int, _Whole]:
-    """Return {first row: the rows} of the objects in several files."""
+def _copies(annotations: Table, frames: Table, files: Table) -> set[int]:
+    """Return the rows of files that are equal copies of another one, which is kept.
+
+    Such files have one SOP Instance UID, one size and the same facts. The frames of one of them are
+    in stacks, as those of images are, and it is kept.
+    """
+    numbers = annotations.numbers("file").astype(np.int64)
+    sizes = files.numbers("file_bytes")[numbers].tolist()
+    uids = annotations.column("sop_instance_uid").to_pylist()
+    rows_of: dict[tuple[str, int], list[int]] = {}
+    for row, key in enumerate(zip(uids, sizes, strict=True)):
+        if key[0]:
+            rows_of.setdefault(key, []).append(row)
+    several = [rows for rows in rows_of.values() if len(rows) > 1]
+    if not several:
+        return set()
+    names = [name for name in READ_ANNOTATIONS_SCHEMA.names if name != "file"]
+    columns = [annotations.column(name) for name in names]
+    in_stacks = set(frames.numbers("file")[frames.numbers("duplicate_of") < 0].tolist())
+    copies: set[int] = set()
+    for rows in several:
+        first: dict[str, int] = {}
+        for row in sorted(rows, key=lambda row: (numbers[row] not in in_stacks, row)):
+            facts = repr([column[row].as_py() for column in columns])
+            if first.setdefault(facts, row) != row:
+                copies.add(row)
+    return copies
+
+
+def _wholes(annotations: Table, frames: Table, copies: set[int]) -> dict[int, _Whole]:
+    """Return {first row: the rows} of the objects in several files, without copies of them."""
     parts = np.flatnonzero(are_parts(frames))
     if not len(parts):
         return {}
@@ -91,7 +126,7 @@ def _wholes(annotations: Table, frames: Table) -> dict[int, _Whole]:
     # Of each object, (row, place) by the instances of its parts; a copy of a file adds nothing.
     objects: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
     for row, file in enumerate(annotations.numbers("file").tolist()):
-        if (place := place_of.get(file)) is not None:
+        if (place := place_of.get(file)) is not None and row not in copies:
             key = annotations.text("series_instance_uid", row), str(uids[place])
             instance = annotations.text("sop_instance_uid", row)
             objects.setdefault(key, {}).setdefault(instance, (row, place))

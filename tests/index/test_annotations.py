@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from phantoms import write_series
-from phantoms_labels import contour, write_seg, write_structure_set
+from phantoms_labels import contour, write_dose, write_seg, write_structure_set
 from phantoms_multi import divide
 
 import dicomdl
@@ -87,6 +87,34 @@ def test_of_several_objects_one_has_to_be_named(folder: Path, image: Path) -> No
     with pytest.raises(AnnotationError, match=r"no readable RTSTRUCT \(found: none\)"):
         dicomdl.read_labels(stack, "RTSTRUCT")
     assert dicomdl.read_labels(stack, stack.annotations[0]).array.any()
+
+
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT", "RTDOSE"])
+def test_equal_copies_of_a_file_are_one_object(folder: Path, image: Path, kind: str) -> None:
+    if kind == "SEG":
+        path = write_seg(folder / "b.dcm", image, [(1, (0, 0, 2), MASK)])
+    elif kind == "RTDOSE":
+        path = write_dose(folder / "b.dcm", image, np.full((3, 5, 7), 1000))
+    else:
+        square = contour([(1, 1, 2), (4, 1, 2), (4, 4, 2), (1, 4, 2)])
+        path = write_structure_set(folder / "b.dcm", image, {"Heart": [square]})
+    (found,) = scanned(folder).annotations
+    labels = dicomdl.read_labels(scanned(folder).select(has=kind).stacks[0], kind).array
+    for name in ("a.dcm", "c.dcm"):
+        (folder / name).write_bytes(path.read_bytes())
+    index = scanned(folder)
+    (same,) = index.annotations
+    assert (same.status, same.facts) == ("ok", found.facts)
+    (stack,) = index.select(has=kind).stacks
+    assert np.array_equal(dicomdl.read_labels(stack, kind).array, labels)
+    assert labels.any()
+
+
+def test_an_object_that_was_edited_under_its_uid_is_another_one(folder: Path, image: Path) -> None:
+    square = contour([(1, 1, 2), (4, 1, 2), (4, 4, 2), (1, 4, 2)])
+    path = write_structure_set(folder / "a.dcm", image, {"Heart": [square]})
+    (folder / "b.dcm").write_bytes(path.read_bytes().replace(b"Heart ", b"Liver "))
+    assert len(scanned(folder).annotations) == 2
 
 
 def test_a_file_that_changed_after_the_scan_is_refused(folder: Path, image: Path) -> None:
