@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -18,6 +18,7 @@ from dicomdl.geometry.linking import READABLE_STATUSES
 from dicomdl.headers.annotation import ANNOTATION_KINDS, AnnotationFacts, read_annotation
 from dicomdl.headers.data_set import source_of
 from dicomdl.headers.structure_set import read_structure_set
+from dicomdl.index.annotated import stacks_of
 from dicomdl.index.annotations import HASHED, Annotation
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish, chosen
@@ -308,7 +309,7 @@ def only_annotation(stack: Stack, kind: str) -> Annotation:
     """
     every = [each for each in stack.annotations if each.kind == kind]
     readable = [each for each in every if each.status in READABLE_STATUSES]
-    if len(readable) == 1:
+    if len(readable) == 1 or (kind == "RTDOSE" and _are_one_grid(stack, readable)):
         return readable[0]
     found = ", ".join(each.status for each in every)
     parts = sum("part of a plan" in remark for each in readable for remark in each.remarks)
@@ -323,6 +324,12 @@ def only_annotation(stack: Stack, kind: str) -> Annotation:
     error = AnnotationError(message, kind=kind, found=len(readable))
     error.add_note(f"series: {stack.series_instance_uid}")
     raise error
+
+
+def _are_one_grid(stack: Stack, doses: Sequence[Annotation]) -> bool:
+    """Whether some doses are the planes of one grid, in a file per plane."""
+    grids = {tuple(stacks_of(stack, each).numbers.tolist()) for each in doses}
+    return len(grids) == 1 and len(*grids) == 1
 
 
 def remarks_on(stack: Stack, facts: AnnotationFacts) -> Iterator[str]:

@@ -102,6 +102,21 @@ def test_doses_of_one_series_are_grids_of_their_own(folder: Path) -> None:
         assert np.array_equal(dose, np.full((4, 6, 7), float(uid[-1])))
 
 
+def test_a_dose_in_a_file_per_plane_is_one(folder: Path) -> None:
+    image = write_series(folder / "ct", shape=(4, 6, 7))[0]
+    for z in range(4):
+
+        def one_plane(dataset: Any, _: int, z: int = z) -> None:
+            del dataset.GridFrameOffsetVector
+            dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "1.2.3", f"1.2.3.{z}"
+
+        doses, origin = np.full((1, 6, 7), 1000 * (z + 1)), (0, 0, 2 * z)
+        write_dose(folder / f"{z}.dcm", image, doses, origin=origin, edit=one_plane)
+    stack = index_of(folder).select(modality="CT").stacks[0]
+    dose = dicomdl.read_labels(stack, "RTDOSE").array
+    assert dose[:, 2, 3].tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_several_doses_are_refused_and_those_of_beams_named(folder: Path) -> None:
     image = write_series(folder / "ct", shape=(4, 6, 7))[0]
     for name in ("PLAN", "BEAM"):
