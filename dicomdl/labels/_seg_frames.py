@@ -172,8 +172,15 @@ class SegFrames:
             absent = int(np.isnan(values).any(axis=1).sum())
             if absent:
                 _require_equal_counts(source_of(0).file)
+                count = len(columns[name])
+                why = (
+                    ": a SEG that marks the pixels of its source images, without a place in the "
+                    "patient, is not read as labels"
+                    if absent == count
+                    else ""
+                )
                 raise AnnotationError(
-                    f"{absent} of {len(columns[name])} frames have no {name}", column=name
+                    f"{absent} of {count} frames have no {name}{why}", column=name
                 )
         first = source_of(0)
         is_byte = first.bits_allocated == 8 == first.bits_stored and is_plain(first)

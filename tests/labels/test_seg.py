@@ -133,6 +133,18 @@ def test_a_label_map_keeps_its_numbers_and_unknown_values_are_background(
     assert np.array_equal(found, (values == 40)[1:4, 1:9, 2:11])
 
 
+def test_a_seg_without_a_place_in_the_patient_says_so(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    def displace(dataset: Any, _: int) -> None:
+        for group in dataset.PerFrameFunctionalGroupsSequence:
+            del group.PlanePositionSequence
+
+    path = write_seg(folder / "seg.dcm", image, of_slices(labels_of() % 2), edit=displace)
+    with pytest.raises(AnnotationError, match="pixels of its source images, without a place"):
+        dicomdl.read_labels(stack, path)
+
+
 def test_fractions_need_a_threshold(folder: Path, image: Path, stack: Stack) -> None:
     values = np.random.default_rng(0).integers(0, 201, SHAPE, np.uint8)
     frames = [(1, position(z), values[z]) for z in range(SHAPE[0])]
