@@ -267,8 +267,8 @@ OF_THE_OBJECT = {
     *("spacing_between_slices", "presentation_lut_shape", "transfer_syntax_uid"),
     # With a remark on the conversion.
     "series_description",
-    # Into the Frame Anatomy macro, as codes.
-    "body_part_examined",
+    # Into the Frame Anatomy macro, as codes; the side that no slice states is "U", unpaired.
+    *("body_part_examined", "image_laterality"),
     # "US", which is no unit.
     "rescale_type",
 }
