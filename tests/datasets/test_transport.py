@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -702,12 +703,21 @@ def test_descriptors_and_maps_do_not_become_more_with_the_epochs() -> None:
         )
         return len(os.listdir("/proc/self/fd")), maps
 
+    def least() -> tuple[int, int]:
+        """Of several looks: threads close the last descriptors of an epoch a little later."""
+        looks = [count()]
+        for _ in range(4):
+            time.sleep(0.05)
+            looks.append(count())
+        files, maps = zip(*looks, strict=True)
+        return min(files), min(maps)
+
     found = []
     for _ in range(5):
         for batch in DataLoader(Numbered(40), batch_size=2, num_workers=2):
             assert is_sound(batch)
         del batch
-        found.append(count())
+        found.append(least())
     assert found[-1][0] <= found[1][0] and found[-1][1] <= found[1][1] <= 16
 
 
