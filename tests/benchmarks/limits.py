@@ -225,6 +225,9 @@ def seg(scratch: Path) -> dict[str, Task]:
     import dicomdl
     from dicomdl.labels.reader import label_block
 
+    # As patches are drawn: one after the other, each elsewhere.
+    starts = labels.START + np.random.default_rng(0).integers(0, 80, (PATCHES, 3))
+    boxes = [(tuple(each.tolist()), tuple((each + 96).tolist())) for each in starts]
     tasks: dict[str, Task] = {}
     for kind in ("BINARY", "LABELMAP"):
         path = phantom_labels.seg_file(labels.SLICES, labels.SEGMENTS, kind)
@@ -232,13 +235,13 @@ def seg(scratch: Path) -> dict[str, Task]:
         index = dicomdl.scan([folder, path], f"{scratch}/{kind}", progress=False)
         reader = dicomdl.LabelSource("SEG").reader(index.select(has="SEG").stacks[0])
 
-        def bare(path: Path = path, kind: str = kind) -> Any:
-            return labels.floor(path, kind, labels.START, labels.STOP)
+        def bare(path: Path = path, kind: str = kind) -> list[Any]:
+            return [labels.floor(path, kind, *box) for box in boxes]
 
-        def ours(reader: Any = reader) -> Any:
-            return label_block(reader, labels.START, labels.STOP, np.uint8)[0]
+        def ours(reader: Any = reader) -> list[Any]:
+            return [label_block(reader, *box, np.uint8)[0] for box in boxes]
 
-        assert np.array_equal(ours(), bare())
+        assert np.array_equal(ours(), bare()) and all(block.any() for block in ours())
         tasks |= {f"floor, {kind}": bare, f"{OURS}, {kind}": ours}
     return tasks
 
@@ -282,7 +285,7 @@ JOBS = {
     "volume": Job("volume of 128 x 512 x 512, int16, us", 1, volumes, 1.15, 1.8),
     "raw": Job('patch with cache="raw" against npy, us', PATCHES, raw, 1.0),
     "epoch": Job("epoch of patches, 2 workers, us/patch", 4 * PATCHES, epoch, 1.15),
-    "seg": Job("label patch of a SEG, us", 1, seg, 1.5),
+    "seg": Job("label patch of a SEG, us", PATCHES, seg, 1.5),
     "rtstruct": Job("label patch of an RTSTRUCT, us", 1, rtstruct, 1.5),
     "small": Job(f"{SMALL} tiny files scanned, us/file", SMALL, small, 4.0),
 }
