@@ -7,7 +7,7 @@ times as long.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -70,8 +70,23 @@ class Roi:
         return f"Roi({self.facts.number}, {self.facts.label!r}, {len(self.contours)} contours)"
 
 
-def read_structure_set(source: Source) -> tuple[Roi, ...]:
-    """Read the regions of interest of an RT structure set, in the order of the file.
+class StructureSet(NamedTuple):
+    """The regions of interest of an RT structure set, in the order of the file.
+
+    Attributes
+    ----------
+    rois
+        The regions.
+    stray
+        How many contours belong to a number that no region has.
+    """
+
+    rois: tuple[Roi, ...]
+    stray: int
+
+
+def read_structure_set(source: Source) -> StructureSet:
+    """Read the regions of interest of an RT structure set.
 
     Raises
     ------
@@ -99,7 +114,8 @@ def read_structure_set(source: Source) -> tuple[Roi, ...]:
             "(ROI Number (3006,0022))",
             reason="malformed",
         )
-    return tuple(Roi(each, _contours(contours.get(each.number, []))) for each in regions)
+    rois = tuple(Roi(each, _contours(contours.pop(each.number, []))) for each in regions)
+    return StructureSet(rois, sum(map(len, contours.values())))
 
 
 def _contours(items: Sequence[Item]) -> Contours:

@@ -20,6 +20,7 @@ from dicomdl.headers.data_set import source_of
 from dicomdl.headers.structure_set import read_structure_set
 from dicomdl.index.annotated import stacks_of
 from dicomdl.index.annotations import HASHED, Annotation
+from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish, chosen
 from dicomdl.labels._coverage import Referred, referred_by_file, referred_by_index
@@ -200,7 +201,7 @@ class LabelSource:
         """
         (file,) = self.files(stack)
         with _named(file.path):
-            return report_on(stack, read_structure_set(file), self._wish("RTSTRUCT"))
+            return report_on(stack, read_structure_set(file).rois, self._wish("RTSTRUCT"))
 
     def files(self, stack: Stack) -> tuple[Source, ...]:
         """Return the files that hold the labels of `stack`: one, or those of a concatenation."""
@@ -270,10 +271,15 @@ class LabelSource:
         if facts.kind == "RTSTRUCT":
             if self.threshold is not None or self.values != "labels":
                 raise UsageError("threshold= and values= are no options for an RTSTRUCT")
-            rois = read_structure_set(file)
+            rois, stray = read_structure_set(file)
             choices = chosen([roi.facts for roi in rois], wish, "rois")
             contours = ContourReader(stack, rois, choices, referred)
             contours.remarks = (*remarks_on(stack, facts), *contours.remarks)
+            if stray:
+                contours.remarks += (
+                    f"{counted(stray, 'contours')} of a Referenced ROI Number (3006,0084) that no "
+                    "region has, and are left out",
+                )
             return contours
         remedy = (
             "scan it with its images, and read_labels(stack, 'RTDOSE') gives its doses"

@@ -23,7 +23,7 @@ def image(folder: Path) -> Path:
 
 def contours_of(folder: Path, image: Path, *contours: Dataset) -> Contours:
     path = write_structure_set(folder / "rt.dcm", image, {"Heart": contours})
-    return read_structure_set(source_of(path))[0].contours
+    return read_structure_set(source_of(path)).rois[0].contours
 
 
 @pytest.mark.parametrize("syntax", NATIVE_SYNTAXES)
@@ -38,7 +38,7 @@ def test_regions_have_their_names_types_and_points_in_every_native_syntax(
     path = write_structure_set(
         folder / "rt.dcm", image, rois, transfer_syntax=syntax, edit=set_charset
     )
-    heart, lung = read_structure_set(source_of(path))
+    heart, lung = read_structure_set(source_of(path)).rois
     assert (heart.facts.number, heart.facts.label, heart.facts.algorithm) == (1, "Heart", "MANUAL")
     assert heart.contours.types == ("CLOSED_PLANAR", "POINT")
     assert np.array_equal(heart.contours.points, [*SQUARE, SQUARE[0]])
@@ -75,7 +75,7 @@ def test_a_contour_whose_data_are_no_points_is_unusable(
         each[Tag(0x30060050)] = RawDataElement(Tag(0x30060050), "DS", len(raw), raw, 0, False, True)
 
     path = write_structure_set(folder / "rt.dcm", image, {"A": [bad, contour(SQUARE)]}, edit=spoil)
-    contours = read_structure_set(source_of(path))[0].contours
+    contours = read_structure_set(source_of(path)).rois[0].contours
     ((number, found),) = contours.unusable
     assert number == 0
     assert reason in found

@@ -10,6 +10,7 @@ from conftest import index_of
 from numpy.typing import NDArray
 from phantoms import slice_normal, write_series
 from phantoms_labels import contour, write_structure_set
+from pydicom.dataset import Dataset
 
 import dicomdl
 from dicomdl.errors import AnnotationError
@@ -18,6 +19,7 @@ from dicomdl.headers.structure_set import read_structure_set
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import chosen
 from dicomdl.labels._planes import Planes, place
+from dicomdl.labels.read import RemarkWarning
 from dicomdl.labels.reader import channel_block, label_block
 from dicomdl.labels.rtstruct import ContourReader
 
@@ -45,7 +47,7 @@ def stack_of(folder: Path, **options: Any) -> tuple[Stack, Path]:
 
 
 def reader_of(stack: Stack, path: Path, wish: Any = None) -> ContourReader:
-    rois = read_structure_set(source_of(path))
+    rois = read_structure_set(source_of(path)).rois
     choices = chosen([roi.facts for roi in rois], wish, "rois")
     return ContourReader(stack, rois, choices, lambda: np.zeros(stack.slices, np.bool_))
 
@@ -89,7 +91,7 @@ def test_a_contour_off_its_slice_belongs_to_the_nearest_one(folder: Path) -> Non
     drawn = [contour(points_on(stack, z)) for z in (0.98, 2.4)]
     rois = read_structure_set(
         source_of(write_structure_set(folder / "rt.dcm", image, {"A": drawn}))
-    )
+    ).rois
     placed = place(rois[0].contours, Planes.of(stack))
     assert (placed.edges.planes[0], placed.edges.planes[-1]) == (1, 2)
     assert placed.distance_mm == pytest.approx(0.8)
@@ -136,12 +138,25 @@ def test_contours_that_a_planning_system_interpolated_are_closed(folder: Path) -
     assert np.array_equal(found == 1, block(slice(0, 3)))
 
 
+def test_contours_of_no_region_are_counted_and_the_others_are_read(folder: Path) -> None:
+    def forget(dataset: Dataset, _: int) -> None:
+        del dataset.StructureSetROISequence[1]
+
+    stack, image = stack_of(folder)
+    drawn = {"A": [contour(points_on(stack, 1))], "B": [contour(points_on(stack, 2))] * 2}
+    path = write_structure_set(folder / "rt.dcm", image, drawn, edit=forget)
+    with pytest.warns(RemarkWarning, match="2 contours of a Referenced ROI Number"):
+        labels = dicomdl.read_labels(stack, path)
+    assert np.flatnonzero(labels.array.any(axis=(1, 2))).tolist() == [1]
+    assert labels.names == {1: "A"}
+
+
 def test_contours_beyond_the_slices_are_counted_and_fill_nothing(folder: Path) -> None:
     stack, image = stack_of(folder)
     drawn = [contour(points_on(stack, z)) for z in (-1, 0, 4, 4.6, 9)]
     rois = read_structure_set(
         source_of(write_structure_set(folder / "rt.dcm", image, {"A": drawn}))
-    )
+    ).rois
     placed = place(rois[0].contours, Planes.of(stack))
     assert (placed.beyond, placed.between, placed.open) == (3, 0, 0)
 
@@ -167,7 +182,7 @@ def test_points_and_open_contours_enclose_no_area(folder: Path) -> None:
     ]
     rois = read_structure_set(
         source_of(write_structure_set(folder / "rt.dcm", image, {"A": drawn}))
-    )
+    ).rois
     placed = place(rois[0].contours, Planes.of(stack))
     assert placed.open == 2
     assert np.unique(placed.edges.planes).tolist() == [2]
@@ -276,7 +291,7 @@ def test_slice_normals_of_the_phantoms_are_those_of_the_planes(folder: Path) -> 
 
 def placed_on(stack: Stack, folder: Path, image: Path, drawn: list[Any]) -> Any:
     path = write_structure_set(folder / "rt.dcm", image, {"A": drawn})
-    return place(read_structure_set(source_of(path))[0].contours, Planes.of(stack))
+    return place(read_structure_set(source_of(path)).rois[0].contours, Planes.of(stack))
 
 
 @pytest.mark.parametrize(
