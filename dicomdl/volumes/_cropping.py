@@ -1,6 +1,7 @@
 """Blocks of a grid, by indices, by a box in the patient, and by a mask."""
 
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,11 +73,20 @@ def block_of_ranges(shape: Sequence[int], ranges: Sequence[Range]) -> Block:
 def _ends(name: str, wanted: Range) -> tuple[int | None, int | None]:
     if wanted is None:
         return None, None
+    given: Any = wanted
     if isinstance(wanted, slice) and wanted.step in (None, 1):
-        return wanted.start, wanted.stop
-    if isinstance(wanted, slice) or len(wanted) != 2:
-        raise UsageError(f"{name}={wanted}: expected (start, stop), or a slice without a step")
-    return wanted[0], wanted[1]
+        given = wanted.start, wanted.stop
+    try:
+        start, stop = given
+        return _whole(start), _whole(stop)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{name}={wanted}: expected (start, stop) of whole numbers, or a slice without a step"
+        ) from None
+
+
+def _whole(end: Any) -> int | None:
+    return None if end is None else operator.index(end)
 
 
 def block_of_box(geometry: Geometry, box: Any) -> Block:

@@ -10,7 +10,7 @@ about the old spacing, and from there axis by axis where an axis shrinks.
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -45,6 +45,11 @@ _SHRINKS: Final = 1 + 1e-6
 _INWARDS: Final = 1e-11
 # nnU-Net's ANISO_THRESHOLD (nnunetv2/configuration.py, version 2.8.1).
 _ANISOTROPY: Final = 3.0
+# Types that SimpleITK lacks, and those that hold their values.
+_HELD_BY: Final[Mapping[str, np.dtype[Any]]] = {
+    "bool": np.dtype(np.uint8),
+    "float16": np.dtype(np.float32),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,8 +291,7 @@ class Regridding:
         """Sample the old values at the voxels of a block of the fine grid."""
         shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
         working = dtype if self.how.interpolation == "nearest" else np.dtype(exact_float(dtype))
-        # SimpleITK has no bool.
-        working = np.dtype(np.uint8) if working == np.bool_ else working
+        working = _HELD_BY.get(working.name, working)
         matrix = np.linalg.inv(self.old.affine) @ fine.affine
         if self.how.interpolation != "nearest":
             # Half a voxel beyond the border of the old grid is inside in every block, whatever the
@@ -370,8 +374,14 @@ def interpolate(
 
 
 def _check_fill(fill: float | None, dtype: np.dtype[Any]) -> None:
-    if fill is None or dtype.kind == "f":
+    if fill is None:
+        return
+    try:
+        number = float(fill)
+    except (TypeError, ValueError):
+        raise UsageError(f"fill={fill!r}: expected a number") from None
+    if dtype.kind == "f":
         return
     lowest, highest = ends_of(dtype)
-    if not (float(fill).is_integer() and lowest <= fill <= highest):
+    if not (number.is_integer() and lowest <= number <= highest):
         raise UsageError(f"fill={fill} does not fit {dtype}", fill=fill)

@@ -59,11 +59,7 @@ def new_grid(
     require_known(old)
     direction = _orthogonal(old.direction)
     extent = _extents(np.asarray(old.shape), old.affine[:3, :3], direction)
-    shape = (
-        None
-        if size is None
-        else _three(size, f"a size is (slices, rows, columns), found {size}").astype(int)
-    )
+    shape = None if size is None else _whole_size(size)
     if spacing is not None:
         new_spacing = _three(
             spacing, f"a spacing is one or three positive numbers in mm, found {spacing}"
@@ -129,6 +125,15 @@ def _three(given: Any, expected: str) -> npt.NDArray[np.float64]:
     return numbers
 
 
+def _whole_size(given: Any) -> Ints:
+    """Return three positive whole numbers of voxels, or raise a GeometryError."""
+    expected = f"a size is (slices, rows, columns), found {given}"
+    numbers = _three(given, expected)
+    if (numbers != np.rint(numbers)).any():
+        raise GeometryError(f"{expected}: expected whole numbers")
+    return numbers.astype(np.int64)
+
+
 def _extents(shapes: Ints, steps: Floats, directions: Floats) -> Floats:
     """Return (..., 3) mm: the extent of the voxels, edges included, along each direction."""
     sides = steps * shapes[..., None, :]
@@ -168,6 +173,8 @@ def sampled(
     numpy.ndarray
         The dtype of the array. ITK truncates interpolated integers: pass floats.
     """
+    if interpolation == "cubic" and 2 in array.shape:
+        return _cubic_of_two(array, matrix, shape, fill)
     sitk = simpleitk()
     choices = {"nearest": sitk.sitkNearestNeighbor, "cubic": sitk.sitkBSpline}
     # ITK counts (column, row, slice).
@@ -179,6 +186,19 @@ def sampled(
     resampler.SetDefaultPixelValue(fill)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
     return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+
+
+def _cubic_of_two(array: Values, matrix: Floats, shape: Voxel, fill: float) -> Values:
+    """Sample an array with axes of two voxels by B-splines.
+
+    ITK mirrors an array once at its border, and a spline beyond the centre of the last voxel of two
+    needs it twice: ITK 5.4 reads memory in front of the array then. The longer array is what the
+    mirrors show, so its spline is the same one.
+    """
+    longer = np.pad(array, [(0, 3 if length == 2 else 0) for length in array.shape], "reflect")
+    is_inside = sampled(np.ones(array.shape, np.uint8), matrix, shape, "nearest", 0).astype(bool)
+    values = sampled(longer, matrix, shape, "cubic", fill)
+    return np.where(is_inside, values, array.dtype.type(fill))
 
 
 def carried(

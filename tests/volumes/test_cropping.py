@@ -80,6 +80,8 @@ def test_an_empty_mask_cannot_be_cropped_to() -> None:
         ({"rows": (-10, 3)}, GeometryError),
         ({"columns": slice(0, 4, 2)}, UsageError),
         ({"columns": (1, 2, 3)}, UsageError),
+        ({"columns": 2}, UsageError),
+        ({"columns": (0.5, 2)}, UsageError),
         ({"slices": (0, 1), "mask": np.ones(SHAPE, bool)}, UsageError),
         ({"margin": 2}, UsageError),
         ({"mask": np.ones(SHAPE, bool), "margin": -1}, UsageError),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dicomdl import Geometry, Volume
 from dicomdl.arrays import Values, Voxel
-from dicomdl.errors import UsageError
+from dicomdl.errors import GeometryError, UsageError
 from dicomdl.volumes.interpolation import Regridding, Resampling, interpolate, thick_axis
 from dicomdl.volumes.resampling import new_grid, new_shapes, sampled
 from tests.phantoms import true_affine
@@ -189,6 +189,54 @@ def test_a_constant_volume_stays_constant(dtype: Any, spacing: tuple[float, ...]
     volume = Volume(np.full(SHAPE, 100, dtype), grid()).resample(spacing)
     assert volume.array.dtype == dtype
     assert np.abs(volume.array - 100.0).max() <= (1e-12 if dtype == np.float64 else 0)
+
+
+def cubic_weight(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cubic B-spline at some distances."""
+    far = np.abs(distance)
+    near = 2 / 3 - far**2 + far**3 / 2
+    return np.where(far < 1, near, np.clip(2 - far, 0, None) ** 3 / 6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_cubic_spline_through_two_voxels_is_that_of_their_mirror_images(axis: int) -> None:
+    shape = np.insert([3, 4], axis, 2)
+    values = np.moveaxis(
+        np.broadcast_to(np.array([10.0, 40.0]), (*np.delete(shape, axis), 2)), -1, axis
+    )
+    volume = Volume(values, Geometry(tuple(shape.tolist()), np.eye(4)))
+    affine = np.eye(4)
+    affine[axis, axis], affine[axis, 3] = 0.1, -0.75
+    places = -0.75 + 0.1 * np.arange(25)
+    wanted = Geometry(tuple(np.insert([3, 4], axis, 25).tolist()), affine)
+    line = np.moveaxis(volume.resample_to(wanted, interpolation="cubic", fill=-1).array, axis, -1)
+    # Mirrored, two values alternate about their mean; a spline of coefficients that alternate by
+    # three times as much goes through them, since 2 / 3 - 2 / 6 of that is left.
+    knots = np.arange(-6, 8)
+    coefficients = 25 - 3 * 15 * (-1.0) ** knots
+    truth = cubic_weight(places[:, None] - knots) @ coefficients
+    truth[(places < -0.5) | (places >= 1.5)] = -1
+    assert np.abs(line - truth).max() < 1e-9
+
+
+def test_the_nearest_voxels_of_float16_are_taken_on_oblique_grids() -> None:
+    halves = Volume(NOISE.astype(np.float16), grid(shear=(0.2, 0.1)))
+    singles = Volume(NOISE, halves.geometry)
+    ours = halves.resample(1.5, interpolation="nearest").array
+    assert ours.dtype == np.float16
+    assert np.array_equal(ours, singles.resample(1.5, interpolation="nearest").array)
+
+
+@pytest.mark.parametrize("size", [(1.5, 2, 2), 2.5])
+def test_a_size_of_fractions_is_refused(size: Any) -> None:
+    with pytest.raises(GeometryError, match="whole numbers"):
+        Volume(NOISE, grid()).resample(size=size)
+
+
+@pytest.mark.parametrize("fill", ["zero", (1, 2)])
+def test_a_fill_that_is_no_number_is_refused(fill: Any) -> None:
+    with pytest.raises(UsageError, match="expected a number"):
+        Volume(NOISE, grid()).resample(1.0, fill=fill)
 
 
 def test_the_own_grid_gives_the_values_unchanged() -> None:
