@@ -53,20 +53,20 @@ def read_source_header(source: Source) -> Any:
             value = str(header.get(keyword) or "").strip()
             if not value or not _is_valid(keyword, value):
                 setattr(header, keyword, "")
-        _use_unicode(header)
+        # An image may name several character sets or an unknown one, and highdicom refuses the
+        # empty value that Japanese and Korean names begin with.
+        header.pop("SpecificCharacterSet", None)
     return header
 
 
-def _use_unicode(header: Any) -> None:
-    """State that text is UTF-8, or plain ASCII; the values are decoded already.
+def use_unicode(derived: Any) -> None:
+    """State that the text of a new segmentation is UTF-8, unless all of it is ASCII.
 
-    An image may name no character set, several, or an unknown one (PS3.3 C.12.1.1.2), and highdicom
-    refuses the empty value that Japanese and Korean names begin with.
+    The default character set holds no other text (PS3.3 C.12.1.1.2): pydicom writes "?" for it.
     """
-    if all(str(header.get(keyword) or "").isascii() for keyword in (*_REQUIRED, *_STATED)):
-        header.pop("SpecificCharacterSet", None)
-    else:
-        header.SpecificCharacterSet = "ISO_IR 192"
+    keywords = (*_REQUIRED, *_STATED, "SeriesDescription", "SegmentSequence")
+    if not all(str(derived.get(keyword) or "").isascii() for keyword in keywords):
+        derived.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _is_valid(keyword: str, value: str) -> bool:

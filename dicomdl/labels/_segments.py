@@ -1,5 +1,6 @@
 """The segments of a SEG that is written: their names, codes and algorithms."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -38,7 +39,8 @@ def described_segments(
     given: Mapping[int, Described] = names if segments is None else segments
     if not given:
         raise UsageError("the labels have no names: segments={1: 'Liver', ...} gives them")
-    described = [_segment(int(number), given[number], algorithm) for number in sorted(given)]
+    by_number = _by_number(given)
+    described = [_segment(number, by_number[number], algorithm) for number in sorted(by_number)]
     if described[0].number < 1 or described[-1].number > MOST_SEGMENTS:
         raise UsageError(
             f"labels {described[0].number} to {described[-1].number}: expected 1 to {MOST_SEGMENTS}"
@@ -51,12 +53,26 @@ def described_segments(
     return described
 
 
+def _by_number(given: Any) -> dict[int, Any]:
+    """Return the segments by their numbers, which are text in JSON."""
+    numbers = list(given) if isinstance(given, Mapping) else []
+    wrong = [each for each in numbers if not re.fullmatch(r"[0-9]+", str(each))]
+    if wrong or not isinstance(given, Mapping):
+        found = f"the key {wrong[0]!r}" if wrong else f"a {type(given).__name__}"
+        raise UsageError(
+            f"segments has {found}: expected {{label: name}}, such as {{1: 'Liver', 2: 'Spleen'}}"
+        )
+    return {int(number): given[number] for number in numbers}
+
+
 def _segment(number: int, given: Described, algorithm: str) -> Segment:
     if isinstance(given, str):
         return Segment(number, given, algorithm, TISSUE, TISSUE)
     if isinstance(given, Segment):
         category, kind = given.category or TISSUE, given.type or TISSUE
         return Segment(number, given.label, given.algorithm or algorithm, category, kind)
+    if not isinstance(given, Mapping):
+        raise UsageError(f"segment {number} is {given!r}: expected a name")
     unknown = set(given) - {"name", "category", "type", "algorithm"}
     if unknown or "name" not in given:
         raise UsageError(

@@ -15,13 +15,20 @@ from dicomdl.arrays import Values
 from dicomdl.errors import AnnotationError, GeometryError, StorageError, UsageError
 from dicomdl.extras import import_extra
 from dicomdl.headers.annotation import Code, Segment
-from dicomdl.headers.derivation import Plane, read_source_header, slice_headers, slice_uid
+from dicomdl.headers.derivation import (
+    Plane,
+    read_source_header,
+    slice_headers,
+    slice_uid,
+    use_unicode,
+)
 from dicomdl.headers.requirement import quiet
 from dicomdl.index.views import Stack
 from dicomdl.labels._planes import Planes
 from dicomdl.labels._segments import MOST_SEGMENTS, TISSUE, Described, described_segments
 from dicomdl.storage.publishing import put_together
 from dicomdl.version import __version__
+from dicomdl.volumes.fitting import as_values
 from dicomdl.volumes.volume import Volume
 
 SegKind = Literal["BINARY", "LABELMAP", "FRACTIONAL"]
@@ -117,6 +124,7 @@ def write_seg(
             highdicom, stack, planes, values, kind, _descriptions(highdicom, described, algorithm)
         )
         seg.SeriesDescription = series_description
+        use_unicode(seg)
         with put_together(path) as inside:
             seg.save_as(inside)
     return os.fspath(out)
@@ -135,8 +143,7 @@ def _on_stack(labels: Any, stack: Stack | None) -> tuple[Stack, Values, Mapping[
         return stack, labels.array, names
     if stack is None:
         raise UsageError("an array has no stack: stack= names that of its images")
-    array = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asarray(labels)
-    return stack, array, {}
+    return stack, as_values(labels), {}
 
 
 def _require_grid(stack: Stack, volume: Volume) -> None:
@@ -172,6 +179,8 @@ def _as_labels(values: Values, stack: Stack) -> Values:
                 f"floats from {low:g} to {high:g}: probabilities are 0 to 1; for labels, pass "
                 "integers (array.round().astype(int))"
             )
+        # highdicom takes no other floats.
+        values = values.astype(np.float32 if values.itemsize <= 4 else np.float64, copy=False)
     elif values.dtype.kind not in "bui" or (values.ndim == 4 and values.dtype.kind != "b"):
         raise UsageError(
             f"{values.dtype} with {values.ndim} axes: expected a label map of integers, "

@@ -16,7 +16,7 @@ from dicomdl.index.annotations import Annotation
 from dicomdl.index.views import Stack
 from dicomdl.printing import printable
 from dicomdl.volumes._facts import VolumeFacts
-from dicomdl.volumes._fitting import mask_on, require_same_grid
+from dicomdl.volumes.fitting import mask_on, require_same_grid
 
 # Colours that the colour-blind tell apart (Okabe and Ito, 2008), without black.
 _COLOURS: Final = (

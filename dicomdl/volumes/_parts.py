@@ -7,8 +7,8 @@ from typing import Any, Self
 from dicomdl.errors import UsageError
 from dicomdl.volumes._cropping import Range, block_of, cropped
 from dicomdl.volumes._facts import VolumeFacts
-from dicomdl.volumes._fitting import fitting, mask_on, require_same_grid
 from dicomdl.volumes._regridding import Gridded
+from dicomdl.volumes.fitting import fitting, mask_on, require_same_grid
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

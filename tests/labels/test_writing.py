@@ -110,6 +110,19 @@ def test_probabilities_are_fractions_in_steps_of_one_255th(folder: Path, stack: 
         assert np.array_equal(found.array, np.around(chances * 255) >= threshold * 255)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_probabilities_of_mixed_precision_are_written(
+    folder: Path, stack: Stack, dtype: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    # Both types hold these exactly.
+    chances = np.random.default_rng(3).integers(0, 5, SHAPE) / 4
+    given = torch.from_numpy(chances).to(getattr(torch, dtype))
+    out = dicomdl.write_seg(given, folder / "seg.dcm", segments={1: "Liver"}, stack=stack)
+    found = dicomdl.read_labels(stack, out, values="fractions")
+    assert np.array_equal(found.array, (np.around(chances * 255) / 255).astype(np.float32))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 def test_frames_of_one_file_are_its_source(folder: Path, kind: Any) -> None:
@@ -217,6 +230,19 @@ def test_names_of_any_character_set_are_kept(folder: Path, character_set: Any, n
     assert seg.get("SpecificCharacterSet") == (None if name.isascii() else "ISO_IR 192")
 
 
+def test_names_of_segments_are_kept_beside_a_plain_name_of_the_patient(
+    folder: Path, stack: Stack
+) -> None:
+    names = {1: "Gr\u00f6\u00dfe", 2: "\u809d", 3: "Liver"}
+    out = dicomdl.write_seg(
+        labels_of(), folder / "seg.dcm", segments=names, stack=stack, series_description="\u809d"
+    )
+    seg = dcmread(out)
+    assert {each.SegmentNumber: each.SegmentLabel for each in seg.SegmentSequence} == names
+    assert seg.SeriesDescription == "\u809d"
+    assert dicomdl.read_labels(stack, out).names == names
+
+
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 def test_highdicom_reads_the_same_voxels(folder: Path, stack: Stack, kind: Any) -> None:
     highdicom = pytest.importorskip("highdicom")
@@ -269,6 +295,12 @@ def test_another_grid_and_labels_without_a_name_are_refused(folder: Path, stack:
     assert caught.value.labels == [2, 3]
     with pytest.raises(UsageError, match="no names"):
         dicomdl.write_seg(volume, out)
+    for wrong, found in ((["Liver"], "a list"), ({"Liver": 1}, "the key 'Liver'")):
+        given: Any = wrong
+        with pytest.raises(UsageError, match=f"segments has {found}: expected {{label: name}}"):
+            dicomdl.write_seg(volume, out, segments=given)
+    with pytest.raises(UsageError, match="segment 1 is None: expected a name"):
+        dicomdl.write_seg(volume, out, segments={1: None})  # type: ignore[dict-item]
     with pytest.raises(UsageError, match="stack="):
         dicomdl.write_seg(volume.array, out, segments=NAMES)
     with pytest.raises(UsageError, match="floats from 0 to 3"):

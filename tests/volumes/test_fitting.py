@@ -9,7 +9,7 @@ from phantoms import true_affine, true_volume, write_series
 import dicomdl
 from dicomdl import Geometry, Volume
 from dicomdl.errors import GeometryError, UsageError
-from dicomdl.volumes._fitting import mask_on
+from dicomdl.volumes.fitting import mask_on
 
 SHAPE = (4, 5, 6)
 AFFINE = true_affine((3, 2, 1), (7, 8, 9))
