@@ -2,6 +2,7 @@
 
     python tests/faults/goals.py                  # smoke size
     python tests/faults/goals.py --full           # the sizes that the goals name, about an hour
+    python tests/faults/goals.py --full --page --only R1 R2 R4 R5   # 3 minutes
     python tests/faults/goals.py --only R4 R5     # some goals
     python tests/faults/goals.py --page           # also writes docs/concepts/robustness.md
 
@@ -310,7 +311,7 @@ class Result:
         return ". ".join([*together(self.figures), *self.short, counts, *missing])
 
 
-_HUNT = r"(.*?)(\d+) fine, (\d+) typed errors?, (\d+) escapes; slowest ([\d.]+) s of CPU, "
+_HUNT = r"(.*?)([\d,]+) fine, ([\d,]+) typed errors?, ([\d,]+) escapes; slowest ([\d.]+) s of CPU, "
 _HUNT += r"memory \+ (\d+) MiB"
 _STARTS = r"(.*?)(\d+) runs, (\d+) hangs"
 
@@ -321,9 +322,14 @@ def together(figures: Sequence[str]) -> list[str]:
     starts = [match.groups() for text in figures if (match := re.fullmatch(_STARTS, text))]
     told = []
     if hunts:
-        size = "smoke: " if any("smoke" in hunt[0] for hunt in hunts) else ""
-        inputs = sum(int(number) for hunt in hunts for number in hunt[1:4])
-        escapes = sum(int(hunt[3]) for hunt in hunts)
+        size = "smoke: " if all("smoke" in hunt[0] for hunt in hunts) else ""
+        # Some inputs are folders of several damaged files.
+        inputs = sum(
+            _number(number) * int(many[1] if (many := re.search(r"of (\d+)", hunt[0])) else 1)
+            for hunt in hunts
+            for number in hunt[1:4]
+        )
+        escapes = sum(_number(hunt[3]) for hunt in hunts)
         slowest, memory = max(float(hunt[4]) for hunt in hunts), max(int(h[5]) for h in hunts)
         told.append(
             f"{size}{inputs:,} inputs, {escapes} escapes; {slowest} s, {memory} MiB at most"
@@ -333,6 +339,10 @@ def together(figures: Sequence[str]) -> list[str]:
         told.append(f"{runs} starts, {hangs} hangs")
     pattern = f"{_HUNT}|{_STARTS}"
     return told + [text for text in figures if not re.fullmatch(pattern, text)]
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
 
 
 def exists(test: str) -> bool:
