@@ -22,7 +22,12 @@ from dicomdl.errors import DicomdlError, StorageError, UsageError
 from dicomdl.geometry.verdict import POLICIES, Irregular
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.views import Stack
-from dicomdl.jobs._conversion_plan import Planned, labels_of, named_labels
+from dicomdl.jobs._conversion_plan import (
+    Planned,
+    labels_of,
+    named_labels,
+    unusable_labels_of,
+)
 from dicomdl.jobs._sidecar import sidecar
 from dicomdl.jobs.conversions import ConvertedImage
 from dicomdl.labels.read import label_volume
@@ -86,7 +91,9 @@ def convert_image(planned: Planned, options: ConversionOptions) -> ConvertedImag
         if (found := _present(planned, options, key)) is not None:
             return dataclasses.replace(refused, status="present", **found)
         volume = _volume(planned, options)
+        made_before = _made(os.path.join(options.out, f"{planned.name}.json")).files
         with _begun(planned, options, key):
+            _remove_beside(planned, options, made_before)
             files, labels, why_not = _written(planned, options, volume)
             # Without the folder, whose name may be a PatientID.
             made = {
@@ -122,6 +129,20 @@ def _begun(planned: Planned, options: ConversionOptions, key: str) -> Iterator[N
             with contextlib.suppress(OSError):
                 os.unlink(f"{path}.json")
         raise
+
+
+def _remove_beside(
+    planned: Planned, options: ConversionOptions, made_before: Mapping[str, int]
+) -> None:
+    """Remove labels and gradients of the image that is replaced, which the new one may not have."""
+    image = os.path.join(options.out, planned.name)
+    name = os.path.basename(image)
+    for other, size in made_before.items():
+        path = os.path.join(os.path.dirname(image), other)
+        is_beside = other.startswith(f"{name}_") or other in (f"{name}{each}" for each in _BESIDE)
+        if is_beside and other.endswith((options.suffix, ".tsv", *_BESIDE)) and _size(path) == size:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def _sentence(error: DicomdlError) -> str:
@@ -246,7 +267,7 @@ def _written(
     """
     files = dict(_saved(volume, planned.name, options))
     labels: dict[str, dict[str, str]] = {}
-    why_not: dict[str, str] = {}
+    why_not = _unusable(planned) if options.labels else {}
     for name, stack, annotation in named_labels(planned) if options.labels else ():
         try:
             label_map = _on_grid(_label_map(stack, annotation), volume)
@@ -263,6 +284,20 @@ def _written(
         }
         files |= _write_table(name, names, options)
     return files, labels, why_not
+
+
+def _unusable(planned: Planned) -> dict[str, str]:
+    """Return {path: why it is not read} of the label objects that the index calls no labels."""
+    return {
+        each.path: _sentence_of_status(each)
+        for stack in planned.group
+        for each in unusable_labels_of(stack)
+    }
+
+
+def _sentence_of_status(annotation: Annotation) -> str:
+    about = "; ".join(annotation.remarks)
+    return printable(f"its status is {annotation.status}" + (f": {about}" if about else ""))
 
 
 def _saved(volume: Volume, name: str, options: ConversionOptions) -> Iterator[tuple[str, int]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dicomdl.errors import DicomdlError, UsageError
+from dicomdl.geometry.linking import READABLE_STATUSES
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.index import Index
@@ -206,7 +207,16 @@ def labels_of(stack: Stack) -> list[Annotation]:
     return [
         each
         for each in reversed(stack.annotations)
-        if each.kind in LABEL_KINDS and each.status in ("ok", "partial")
+        if each.kind in LABEL_KINDS and each.status in READABLE_STATUSES
+    ]
+
+
+def unusable_labels_of(stack: Stack) -> list[Annotation]:
+    """Return the label objects that name images of a stack and have another status."""
+    return [
+        each
+        for each in stack.annotations
+        if each.kind in LABEL_KINDS and each.found and each.status not in READABLE_STATUSES
     ]
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from phantoms import ramp, true_affine, true_positions, write_series
 from phantoms_labels import contour, write_seg, write_structure_set
+from phantoms_multi import divide
 from pydicom.dataset import Dataset
 
 import dicomdl
@@ -197,6 +198,56 @@ def test_files_of_other_data_are_not_overwritten_unless_asked(tmp_path: Path) ->
     assert converted(index, tmp_path / "out", names="case", overwrite=True).ok
     other = converted(index, tmp_path / "out", names="case", tilt="resample")
     assert other.counts == {"refused": 1}
+
+
+def test_labels_and_gradients_of_the_replaced_image_do_not_stay_beside_the_new_one(
+    tmp_path: Path,
+) -> None:
+    for each, b_value in enumerate((0.0, 1000.0)):
+        image = write_series(
+            tmp_path / "in",
+            modality="MR",
+            series_uid="1.2.3",
+            seed=each,
+            edit=edited(DiffusionBValue=b_value, DiffusionGradientOrientation=[1.0, 0.0, 0.0]),
+        )[2]
+    square = contour([(1, 1, 4), (4, 1, 4), (4, 3, 4), (1, 3, 4)])
+    write_structure_set(tmp_path / "in" / "rt.dcm", image, {"Heart": [square]})
+    out = tmp_path / "out"
+    converted(scanned(tmp_path / "in"), out, names="case", suffix=".nii")
+    beside = {f"case{each}" for each in (".bval", ".bvec", "_rtstruct1.nii", "_rtstruct1.tsv")}
+    assert set(os.listdir(out)) == {"case.nii", "case.json", *beside}
+    (out / "case_notes.tsv").write_text("mine")
+    (out / "case_rtstruct1.tsv").write_text("mine, too")
+
+    write_series(tmp_path / "other")
+    done = converted(scanned(tmp_path / "other"), out, names="case", suffix=".nii", overwrite=True)
+    assert done.images[0].files == ("case.nii", "case.json")
+    assert set(os.listdir(out)) == {
+        *("case.nii", "case.json"),
+        # Files that this program did not write.
+        *("case_notes.tsv", "case_rtstruct1.tsv"),
+    }
+
+
+def test_a_segmentation_that_lacks_files_is_listed_and_not_left_out_in_silence(
+    tmp_path: Path,
+) -> None:
+    image = write_series(tmp_path / "in", shape=SHAPE)[2]
+    frames = [
+        (1, position.tolist(), np.ones(SHAPE[1:], np.uint8))
+        for position in true_positions(6, (2.0, 1.0, 1.0))
+    ]
+    parts = divide(write_seg(tmp_path / "in" / "seg.dcm", image, frames), [2, 4])
+    whole = converted(scanned(tmp_path / "in"), tmp_path / "whole", names="case")
+    assert whole.ok and "case_seg1.nii.gz" in whole.images[0].files
+    parts[1].unlink()
+    done = converted(scanned(tmp_path / "in"), tmp_path / "out", names="case")
+    assert not done.ok
+    assert done.images[0].refused_labels == {
+        str(parts[0]): "its status is incomplete: files of its concatenation are not in the index"
+    }
+    assert converted(scanned(tmp_path / "in"), tmp_path / "none", names="case", labels=False).ok
 
 
 @pytest.mark.quick(3)
