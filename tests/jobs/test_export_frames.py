@@ -179,6 +179,23 @@ def test_yolo_needs_boxes_and_two_parts(boxed: dicomdl.Index, tmp_path: Path) ->
         exported(boxed, "yolo", tmp_path / "out", boxes=BOXES)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("orientation", "RAS"),
+        ("interpolation", "thick_slices"),
+        ("irregular", "resample"),
+        ("dtype", "int16"),
+    ],
+)
+def test_options_of_volumes_are_refused_instead_of_left_unused(
+    index: dicomdl.Index, tmp_path: Path, name: str, value: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{name}='{value}' is an option of volumes"):
+        exported(index, "png", tmp_path / "out", **{name: value})
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_follow_a_template_that_tells_samples_apart(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:

@@ -29,6 +29,13 @@ SplitOption: TypeAlias = Split[Any] | SavedSplit | str | os.PathLike[str] | Sequ
 _PARTS: Final = {1: ("train",), 2: ("train", "val"), 3: ("train", "val", "test")}
 TRAIN: Final = "train"
 _IMAGE_MB: Final = 1 << 20
+# What changes only samples that are volumes, and its defaults.
+_OF_VOLUMES: Final = {
+    "orientation": None,
+    "interpolation": "linear",
+    "irregular": "raise",
+    "dtype": "auto",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class ExportOptions:
             )
         if self.shard_bytes < _IMAGE_MB:
             raise UsageError(f"shard_bytes={self.shard_bytes}: expected at least {_IMAGE_MB}")
+        if self.is_of_frames:
+            self._require_no_options_of_volumes()
         IntensityRequest.parse(None if isinstance(self.intensity, Mapping) else self.intensity)
         object.__setattr__(self, "parts", self._named_parts())
 
@@ -114,6 +123,15 @@ class ExportOptions:
         told = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         data = json.dumps(told, sort_keys=True).encode()
         return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+    def _require_no_options_of_volumes(self) -> None:
+        for name, default in _OF_VOLUMES.items():
+            value = getattr(self, name)
+            if value != default:
+                raise UsageError(
+                    f"{name}={value!r} is an option of volumes, and to={self.to!r} exports frames "
+                    "as they lie: leave it out"
+                )
 
     def _named_parts(self) -> tuple[str, ...]:
         if self.split is None or self.split.k is not None:
