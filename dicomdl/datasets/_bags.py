@@ -13,6 +13,7 @@ import torch
 
 from dicomdl.datasets._assembly import Delivery
 from dicomdl.datasets._cases import Cases
+from dicomdl.datasets._permutations import checked_count
 from dicomdl.datasets.sample import RAGGED, Members, Sample
 from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.errors import UsageError
@@ -47,8 +48,7 @@ class Bags:
     def __post_init__(self) -> None:
         if self.by not in get_args(By):
             raise UsageError(f"by={self.by!r}: expected 'study', 'patient' or None")
-        if not (isinstance(self.max_members, int) and self.max_members >= 1):
-            raise UsageError(f"max_members={self.max_members!r}: expected a whole number from 1")
+        object.__setattr__(self, "max_members", checked_count("max_members", self.max_members, 1))
 
     @classmethod
     def of(

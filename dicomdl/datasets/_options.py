@@ -9,6 +9,7 @@ value: `Reading` (which values of a stack to read), `Policy` (what to do about u
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from dicomdl.datasets._permutations import checked_count
 from dicomdl.datasets.worker import is_worker
 from dicomdl.errors import UsageError
 from dicomdl.index.views import Group, Stack
@@ -41,8 +42,7 @@ class Policy:
             raise UsageError(
                 f"on_error={self.on_error!r}: expected one of {', '.join(map(repr, ON_ERROR))}"
             )
-        if not (isinstance(self.seed, int) and self.seed >= 0):
-            raise UsageError(f"seed={self.seed!r}: expected a whole number from 0")
+        object.__setattr__(self, "seed", checked_count("seed", self.seed, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,9 @@ def checked_numbers(given: Any, count: int, name: str) -> Any:
     if given is None:
         return None
     try:
-        numbers = tuple([given] * count if isinstance(given, int | float) else given)
+        numbers = tuple([given] * count if np.ndim(given) == 0 else given)
+        # A number of NumPy or torch becomes one of Python.
+        numbers = tuple(n.item() if hasattr(n, "item") else n for n in numbers)
         valid = len(numbers) == count and all(0 < number < math.inf for number in numbers)
         if name == "size":
             valid = valid and all(float(number).is_integer() for number in numbers)

@@ -14,6 +14,11 @@ from dicomdl.datasets.targets import weights_of_classes
 from dicomdl.errors import UsageError
 
 
+def rows_of(source: Any) -> int:
+    """Return the number of rows of a dataset, or of a number of rows."""
+    return int(source) if isinstance(source, int | np.integer) else len(source)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RowWeights:
     """The weight of each row, and the group that it is drawn within.
@@ -44,7 +49,7 @@ class RowWeights:
             return None
         if isinstance(option, str):
             return cls._of_target(option, source)
-        rows = source if isinstance(source, int) else len(source)
+        rows = rows_of(source)
         try:
             weights = np.array(option, np.float64)
         except (TypeError, ValueError, OverflowError):

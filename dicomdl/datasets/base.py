@@ -23,6 +23,7 @@ from dicomdl.datasets._channels import ChannelOptions, Roles, take_pairs
 from dicomdl.datasets._deaths import name_dead_workers
 from dicomdl.datasets._groups import GivenCases, GroupOptions, TakenGroups
 from dicomdl.datasets._options import Policy, Reading
+from dicomdl.datasets._permutations import checked_count
 from dicomdl.datasets._skipped import Skipped, SkippedLog
 from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets._targeted import Targeted
@@ -121,9 +122,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         UsageError
             The epoch is not an integer from 0.
         """
-        if not (isinstance(epoch, int) and epoch >= 0):
-            raise UsageError(f"epoch={epoch!r}: expected a whole number from 0")
-        self._epoch.set(epoch)
+        self._epoch.set(checked_count("epoch", epoch, 0))
 
     def plot_batch(self, count: int = 8, *, channel: int = 0) -> Any:
         """Plot evenly spaced samples, as `plot_batch`: what the network sees.

@@ -23,6 +23,7 @@ from dicomdl.datasets._cases import Cases
 from dicomdl.datasets._frame_sources import FrameRead, FrameSource, PlaneFrames, StoredFrames
 from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets._options import OnError, Policy, Reading
+from dicomdl.datasets._permutations import checked_count
 from dicomdl.datasets._regrid import Fit, Resized, Resizing, TargetGrid, resized
 from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets.base import PixelDataset, Transform
@@ -266,10 +267,8 @@ class FrameDataset(PixelDataset):
             raise UsageError(f"spacing_at={spacing_at!r}: expected 'patient' or None")
         self.spacing_at = spacing_at
         self.image_grid = TargetGrid.of(2, size, spacing, fit)
-        self.neighbours = neighbours
-        if not (isinstance(neighbours, int) and 0 <= neighbours < 1000) or (
-            neighbours and (reduce or channels is not None)
-        ):
+        self.neighbours = checked_count("neighbours", neighbours, 0)
+        if neighbours >= 1000 or (neighbours and (reduce or channels is not None)):
             raise UsageError(
                 f"neighbours={neighbours!r}: expected 0 or more, without reduce= and channels="
             )

@@ -15,6 +15,7 @@ from dicomdl.datasets._grid_request import GridRequest, resampled_reader
 from dicomdl.datasets._groups import GroupOptions, Incomplete, Moved, with_axis
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._patch_images import Layer, PatchImages
+from dicomdl.datasets._permutations import checked_count
 from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
@@ -227,9 +228,7 @@ class PatchDataset(StackDataset):
         if size is None:
             raise UsageError("size=None: a patch has a size")
         self.size: Voxel = checked_numbers(size, 3, "size")
-        if not (isinstance(per_stack, int) and per_stack >= 1):
-            raise UsageError(f"per_stack={per_stack!r}: expected at least 1")
-        self.per_stack = per_stack
+        self.per_stack = checked_count("per_stack", per_stack, 1)
         self.grid = GridRequest.of(orientation, spacing, interpolation)
         self.sampler = as_sampler(sampler)
         source = as_labels(labels)

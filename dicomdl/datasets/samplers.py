@@ -32,7 +32,7 @@ from dicomdl.datasets._permutations import (
     stack_order,
     windowed,
 )
-from dicomdl.datasets._row_weights import RowWeights
+from dicomdl.datasets._row_weights import RowWeights, rows_of
 from dicomdl.datasets.epochs import EpochRow, keep_epochs
 from dicomdl.errors import UsageError
 
@@ -118,7 +118,7 @@ class RowSampler(torch.utils.data.Sampler[int]):
             raise UsageError(f"shuffle={shuffle!r}: expected 'rows', 'stacks' or False")
         if weights is not None and shuffle != "rows":
             raise UsageError(f"shuffle={shuffle!r}: weights= draws rows in random order")
-        self.rows = checked_count("source", source if isinstance(source, int) else len(source), 0)
+        self.rows = checked_count("source", rows_of(source), 0)
         keep_epochs(source)
         self._weights: RowWeights | None = RowWeights.of(weights, source)
         self.boundaries = checked_boundaries(source) if shuffle == "stacks" else None

@@ -176,7 +176,7 @@ class ShardDataset(SampleDataset):
                 )
             taken = np.array([split in (None, each) for each in manifest.column("split")], bool)
         else:
-            if not count or not (isinstance(fold, int) and 0 <= fold < count):
+            if not count or not (isinstance(fold, int | np.integer) and 0 <= fold < count):
                 told = f"0 to {count - 1}" if count else "none: the split is none into folds"
                 raise UsageError(f"fold={fold!r}: the folds are {told}")
             if split not in ("train", "val"):

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from dicomdl.arrays import Ints, Mask
+from dicomdl.datasets._permutations import checked_count
 from dicomdl.errors import UsageError
 
 _EXPECTED: Final = "expected None, a slice, numbers of volumes, 'random' or a RandomTimes"
@@ -39,8 +40,7 @@ class RandomTimes:
     consecutive: bool = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.count, int) and self.count >= 1):
-            raise UsageError(f"count={self.count!r}: expected a whole number from 1")
+        object.__setattr__(self, "count", checked_count("count", self.count, 1))
 
     def draw(self, total: int, generator: np.random.Generator) -> Ints:
         """Return (count,) ascending numbers below `total`, drawn from `generator`."""

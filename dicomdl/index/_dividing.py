@@ -97,14 +97,18 @@ def requested(
     elif fractions is None and k is None:
         raise UsageError("split takes fractions such as (0.8, 0.1, 0.1), or k=5 for folds")
     columns = (stratify,) if isinstance(stratify, str) else tuple(stratify or ())
-    shares = _folds(k) if k is not None else _fractions(fractions or ())
+    shares = _folds(k) if k is not None else _fractions(() if fractions is None else fractions)
     if keep is not None and len(keep.parts) != len(shares):
         raise UsageError(
             f"keep has {counted(len(keep.parts), 'parts')}, and {len(shares)} are asked for: a "
             "kept split keeps its parts"
         )
     folds = None if k is None else len(shares)
-    return Request(by, shares, folds, columns, int(seed), keep)
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise UsageError(f"seed={seed!r}: expected a whole number") from None
+    return Request(by, shares, folds, columns, number, keep)
 
 
 def _folds(k: Any) -> tuple[float, ...]:

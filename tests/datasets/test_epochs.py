@@ -413,3 +413,25 @@ def test_a_process_that_sets_the_epoch_leaves_that_of_its_parent(
     assert epoch.value == 1
     epoch.set(2)
     assert epoch.value == 2 and inherited[0] == 1
+
+
+def test_numbers_of_numpy_are_those_of_python(stacks: dicomdl.Index) -> None:
+    plain = dicomdl.PatchDataset(stacks, 3, per_stack=2, seed=7, spacing=2.0)
+    numpy: dict[str, Any] = {"per_stack": np.int64(2), "seed": np.uint8(7)}
+    same = dicomdl.PatchDataset(stacks, np.int64(3), spacing=np.float32(2), **numpy)  # type: ignore[arg-type]
+    plain.set_epoch(5)
+    same.set_epoch(np.int64(5))  # type: ignore[arg-type]
+    assert len(plain) == len(same) == 4 and repr(plain) == repr(same)
+    for row in range(4):
+        assert torch.equal(plain[row]["location"], same[row]["location"])
+        assert torch.equal(plain[row]["image"], same[row]["image"])
+    frames = dicomdl.FrameDataset(stacks, neighbours=np.int64(1), size=np.int64(8))  # type: ignore[arg-type]
+    assert frames[0]["image"].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("epoch", [True, 1.0, -1, "1"])
+def test_an_epoch_that_is_no_whole_number_is_refused(
+    patches: dicomdl.PatchDataset, epoch: Any
+) -> None:
+    with pytest.raises(dicomdl.errors.UsageError, match="epoch="):
+        patches.set_epoch(epoch)

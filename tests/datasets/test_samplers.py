@@ -426,3 +426,7 @@ def test_a_state_of_another_order_is_refused() -> None:
             RowSampler(20, seed=1).load_state_dict(broken)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="5 batches"):
         RowBatchSampler(RowSampler(20), 4).state_dict(batches_done=6)
+
+
+def test_the_number_of_rows_may_be_one_of_numpy() -> None:
+    assert list(RowSampler(np.int64(5), seed=3)) == list(RowSampler(5, seed=3))  # type: ignore[arg-type]

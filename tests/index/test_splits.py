@@ -146,6 +146,8 @@ def test_the_report_shows_no_identity_and_no_date(twenty: Index, column: str) ->
         ({"k": 2.0}, "at least 2"),
         ({"k": 21}, "20 groups cannot make 21 folds"),
         ({"fractions": 5}, "k=5 gives folds"),
+        ({"fractions": (0.5, 0.5), "seed": 2.7}, "seed=2.7: expected a whole number"),
+        ({"fractions": (0.5, 0.5), "seed": None}, "seed=None: expected a whole number"),
         ({"fractions": ("a", "b")}, "fractions are numbers"),
         ({"fractions": (0.9, 0.2)}, "together at most 1"),
         ({"k": 2, "by": "slice"}, "patient, study, series"),
@@ -396,6 +398,12 @@ def test_a_kept_split_of_another_kind_is_refused(twenty: Index) -> None:
 
 
 # --- files for others -----------------------------------------------------------------------------
+
+
+def test_fractions_may_be_an_array(twenty: Index) -> None:
+    split = twenty.split(np.array([0.75, 0.25]), seed=np.int64(3))  # type: ignore[arg-type]
+    plain = twenty.split((0.75, 0.25), seed=3)
+    assert [part.rows().tolist() for part in split] == [part.rows().tolist() for part in plain]
 
 
 def test_the_datalist_of_fractions_and_of_folds(twenty: Index, tmp_path: Path) -> None:
