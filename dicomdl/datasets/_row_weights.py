@@ -62,6 +62,11 @@ class RowWeights:
             )
         if not (np.isfinite(weights).all() and (weights >= 0).all() and (weights > 0).any()):
             raise UsageError("weights are finite, not negative, and not all 0")
+        with np.errstate(over="ignore"):
+            is_too_large = not np.isfinite(weights.sum())
+        if is_too_large:
+            # Draws go along the sum of the weights, of which only the proportions count.
+            weights /= weights.max()
         return cls(weights, weights)
 
     @classmethod

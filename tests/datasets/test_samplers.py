@@ -428,5 +428,10 @@ def test_a_state_of_another_order_is_refused() -> None:
         RowBatchSampler(RowSampler(20), 4).state_dict(batches_done=6)
 
 
+def test_weights_whose_sum_no_float_holds_count_by_their_proportions() -> None:
+    drawn = collections.Counter(RowSampler(8, weights=[1e308] * 4 + [0.0] * 4))
+    assert drawn == {0: 2, 1: 2, 2: 2, 3: 2}
+
+
 def test_the_number_of_rows_may_be_one_of_numpy() -> None:
     assert list(RowSampler(np.int64(5), seed=3)) == list(RowSampler(5, seed=3))  # type: ignore[arg-type]
