@@ -420,7 +420,8 @@ def _own_folder(out: str | os.PathLike[str] | None) -> str | None:
                 raise UsageError(
                     f"{target!r} holds other files: give the index a folder of its own", path=target
                 )
-    elif os.path.exists(target):
+    # Another scan may have made the folder since the first look.
+    elif os.path.exists(target) and not os.path.isdir(target):
         raise UsageError(f"{target!r} is a file: give the index a folder of its own", path=target)
     return target
 

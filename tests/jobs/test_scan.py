@@ -679,6 +679,22 @@ def test_no_roots_wrong_workers_and_wrong_patient_id_are_usage_errors(root: Path
     assert not os.path.exists(out)
 
 
+def test_a_folder_that_another_scan_makes_meanwhile_is_no_file(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "index"
+    is_folder = os.path.isdir
+
+    def made_after_a_look(path: Any) -> bool:
+        found = is_folder(path)
+        if path == str(out):
+            out.mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(scanner.os.path, "isdir", made_after_a_look)
+    assert len(scan(root, out=out)) > 0
+
+
 def test_a_folder_with_other_files_is_refused_as_out(root: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
