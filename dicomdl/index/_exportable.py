@@ -63,7 +63,8 @@ class Exportable:
         Returns
         -------
         pandas.DataFrame
-            A table that `select` takes again, filtered or joined.
+            A table that `select` takes again, filtered or joined. Whole numbers of which some are
+            unknown are float64 with NaN, or Int64 where float64 would round one of them.
 
         Raises
         ------

@@ -35,6 +35,8 @@ from dicomdl.index._verifying import MappedBlocks
 from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
 
+# The largest whole number up to which a float64 holds each one.
+_EXACT: Final = 2**53
 _WRONG_TYPE: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
 
 
@@ -474,8 +476,13 @@ class Table:
 
     def to_pandas(self) -> Any:
         """Return the table as a pandas DataFrame (needs the extra `notebook`)."""
-        import_extra("pandas", "to_pandas()", "notebook")
-        return _readable(self.plain().arrow).to_pandas()
+        pandas = import_extra("pandas", "to_pandas()", "notebook")
+        arrow = _readable(self.plain().arrow)
+        table = arrow.to_pandas()
+        kept_whole = {pa.int64(): pandas.Int64Dtype()}.get
+        for name in _whole_beyond_floats(arrow):
+            table[name] = arrow.column(name).to_pandas(types_mapper=kept_whole)
+        return table
 
 
 def _plain_schema(schema: pa.Schema) -> pa.Schema:
@@ -499,6 +506,17 @@ def no_such_column(name: str, names: Sequence[str]) -> UsageError:
 
 def _text_of(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
+
+
+def _whole_beyond_floats(arrow: pa.Table) -> list[str]:
+    """Return the columns of whole numbers that pandas would round to make room for NaN."""
+    found = []
+    for name, column in zip(arrow.column_names, arrow.columns, strict=True):
+        if pa.types.is_int64(column.type) and column.null_count:
+            ends = pc.min_max(column).as_py().values()
+            if any(end is not None and abs(end) > _EXACT for end in ends):
+                found.append(name)
+    return found
 
 
 def _readable(arrow: pa.Table) -> pa.Table:

@@ -93,6 +93,19 @@ def test_without_a_cache_folder_the_pickle_holds_the_columns(
     assert again.joined == joined.joined and len(again.select(grade=2)) == 2
 
 
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**60) - 1, 2**53])
+def test_large_whole_numbers_reach_pandas_unrounded_beside_unknown_ones(
+    index: Index, number: int
+) -> None:
+    pytest.importorskip("pandas")
+    table = {"patient_id": [index.value(0, "patient_id")], "identifier": [number]}
+    joined = index.join(table, on="patient_id", on_unmatched="keep")
+    for name in ("frames", "stacks"):
+        held = joined.to_pandas(name)["identifier"]
+        assert held.isna().any() and {int(value) for value in held.dropna()} == {number}
+        assert str(held.dtype) == ("float64" if number == 2**53 else "Int64")
+
+
 def test_a_wrong_name_lists_the_joined_columns(index: Index, joined: Index) -> None:
     with pytest.raises(UsageError, match=r"joined are grade, score.*'grad'; did you mean grade"):
         joined.joined.values("grad", joined.rows())
