@@ -1,10 +1,12 @@
 """The command line, as a shell sees it: output, exit codes, and lazy imports."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import SimpleITK as sitk
@@ -48,6 +50,48 @@ def test_a_missing_folder_is_wrong_use_with_a_sentence(
     assert (
         "does not exist" in captured.err and "Traceback" not in captured.err and captured.out == ""
     )
+
+
+def in_a_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command with a buffered output, which is that of an ordinary shell."""
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        [sys.executable, "-m", "dicomdl.cli.main", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["show", "--help"])
+def test_a_reader_that_closes_its_pipe_early_is_no_failure(
+    folder: Path, tmp_path: Path, command: str
+) -> None:
+    main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
+    arguments = [command] if command == "--help" else [command, str(tmp_path / "i")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = in_a_process(*arguments, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_an_output_that_cannot_be_written_is_a_failure_with_a_sentence(
+    folder: Path, tmp_path: Path
+) -> None:
+    main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
+    with open("/dev/full", "w") as full:
+        done = in_a_process("show", str(tmp_path / "i"), "--csv", stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.startswith("dicomdl: ") and "No space left" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow

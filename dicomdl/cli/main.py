@@ -6,10 +6,11 @@ seconds of torch.
 """
 
 import argparse
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dicomdl.cli import (
     _cache,
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _run(arguments)
+        with _flushed():
+            return _run(arguments)
     except DicomdlError as error:
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
         print_text(f"dicomdl: {error}{notes}", file=sys.stderr)
@@ -51,8 +53,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # `dicomdl show ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return FINE
+    except OSError as error:
+        # The output goes to a full disk, or the working directory is gone.
+        _drop_output()
+        print_text(f"dicomdl: {error}", file=sys.stderr)
+        return WRONG_USE
+
+
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Flush the output at the end, also that of ``--help``, while `main` can say what fails."""
+    try:
+        yield
+    except SystemExit:
+        _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
+    # There is none in a shell's `>&-`.
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """Send what the output still holds nowhere; Python would try again when it ends."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str] | None) -> int:
