@@ -45,7 +45,7 @@ _SHRINKS: Final = 1 + 1e-6
 _INWARDS: Final = 1e-11
 # nnU-Net's ANISO_THRESHOLD (nnunetv2/configuration.py, version 2.8.1).
 _ANISOTROPY: Final = 3.0
-# Types that SimpleITK lacks, and those that hold their values.
+# Types that SimpleITK lacks, and those that hold their values. It has the own byte order alone.
 _HELD_BY: Final[Mapping[str, np.dtype[Any]]] = {
     "bool": np.dtype(np.uint8),
     "float16": np.dtype(np.float32),
@@ -291,7 +291,7 @@ class Regridding:
         """Sample the old values at the voxels of a block of the fine grid."""
         shape = (stop[0] - start[0], stop[1] - start[1], stop[2] - start[2])
         working = dtype if self.how.interpolation == "nearest" else np.dtype(exact_float(dtype))
-        working = _HELD_BY.get(working.name, working)
+        working = _HELD_BY.get(working.name, working).newbyteorder("=")
         matrix = np.linalg.inv(self.old.affine) @ fine.affine
         if self.how.interpolation != "nearest":
             # Half a voxel beyond the border of the old grid is inside in every block, whatever the
@@ -361,9 +361,9 @@ def interpolate(
         result = way.block(read, (0, 0, 0), new.shape, array.dtype, fill)
         if result.dtype == array.dtype:
             return result
-        return (
-            result.astype(array.dtype) if array.dtype.kind == "f" else rounded(result, array.dtype)
-        )
+        # Nearest voxels are values of the array, in a type that SimpleITK has.
+        is_rounded = array.dtype.kind != "f" and result.dtype.kind == "f"
+        return rounded(result, array.dtype) if is_rounded else result.astype(array.dtype)
 
     if not series:
         return resampled(array)

@@ -249,7 +249,8 @@ def to_image(array: Values, geometry: Geometry, *, series: bool, step: float = 1
         The position is unknown, or the grid is sheared, which an ITK image cannot express.
     """
     require_known(geometry)
-    # ITK has neither of these types.
+    # ITK has neither of these types, nor another byte order.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name in ("bool", "float16"):
         array = array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
     if geometry.shear > MAX_SHEAR:

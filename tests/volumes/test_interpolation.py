@@ -219,12 +219,14 @@ def test_a_cubic_spline_through_two_voxels_is_that_of_their_mirror_images(axis: 
     assert np.abs(line - truth).max() < 1e-9
 
 
-def test_the_nearest_voxels_of_float16_are_taken_on_oblique_grids() -> None:
-    halves = Volume(NOISE.astype(np.float16), grid(shear=(0.2, 0.1)))
-    singles = Volume(NOISE, halves.geometry)
-    ours = halves.resample(1.5, interpolation="nearest").array
-    assert ours.dtype == np.float16
-    assert np.array_equal(ours, singles.resample(1.5, interpolation="nearest").array)
+@pytest.mark.parametrize("dtype", ["f2", "?", ">i2", ">f4", ">f8"])
+def test_the_nearest_voxels_on_oblique_grids_are_taken_in_every_type(dtype: str) -> None:
+    held = (NOISE % 2 if dtype == "?" else NOISE).astype(dtype)
+    plain = Volume(held.astype(np.int32), grid(shear=(0.2, 0.1)))
+    ours = Volume(held, plain.geometry).resample(1.5, interpolation="nearest", fill=0).array
+    assert ours.dtype == held.dtype
+    truth = plain.resample(1.5, interpolation="nearest", fill=0).array
+    assert np.array_equal(ours.astype(np.int32), truth) and len(np.unique(truth)) > 1
 
 
 @pytest.mark.parametrize("size", [(1.5, 2, 2), 2.5])

@@ -52,6 +52,14 @@ def test_what_was_saved_is_loaded(tmp_path: Path, name: str, dtype: str) -> None
     assert_equal(Volume.load(path), volume(dtype))
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("dtype", [">i2", ">f4"])
+def test_big_endian_values_come_back(tmp_path: Path, name: str, dtype: str) -> None:
+    loaded = Volume.load(volume(dtype).save(tmp_path / name))
+    assert np.array_equal(loaded.array, volume(dtype).array)
+    assert loaded.dtype.name == np.dtype(dtype).name
+
+
 @pytest.mark.quick(18)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("samples", [1, 2, 3, 4, 6])
