@@ -185,7 +185,12 @@ def sampled(
     resampler.SetInterpolator(choices.get(interpolation, sitk.sitkLinear))
     resampler.SetDefaultPixelValue(fill)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+    values = np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+    if values.dtype == np.float32 and np.isinf(array).any():
+        # ITK clips float32 to its finite values, and float64 not.
+        is_clipped = np.abs(values) == np.finfo(np.float32).max
+        values[is_clipped] = np.copysign(np.float32(np.inf), values[is_clipped])
+    return values
 
 
 def _cubic_of_two(array: Values, matrix: Floats, shape: Voxel, fill: float) -> Values:

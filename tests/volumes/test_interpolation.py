@@ -258,6 +258,18 @@ def test_values_that_are_not_finite_reach_only_the_voxels_that_they_count_for() 
     assert np.array_equal(small[marked == 0], clean[marked == 0])
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "linear"])
+def test_infinite_values_stay_infinite_on_oblique_grids(interpolation: Any) -> None:
+    values = NOISE.copy()
+    values[4, 8, 7], values[2, 3, 3] = np.inf, -np.inf
+    old, new = grid(shear=(0.2, 0.1)), grid((20, 30, 30), (0.8, 0.8, 0.8))
+    how = Resampling(interpolation, antialias=False)
+    single = interpolate(values, old, new, how, 0, series=False)
+    double = interpolate(values.astype(np.float64), old, new, how, 0, series=False)
+    for end in (np.inf, -np.inf):
+        assert np.array_equal(single == end, double == end) and (single == end).any()
+
+
 def test_antialiasing_of_a_tilted_volume_removes_what_its_grid_cannot_hold() -> None:
     old = grid((9, 60, 60), (2.5, 0.5, 0.5), shear=(0.0, 0.8))
     x = np.indices(old.shape)[2]
