@@ -52,6 +52,25 @@ def test_a_missing_folder_is_wrong_use_with_a_sentence(
     )
 
 
+@pytest.mark.parametrize(
+    "command", [["convert"], ["export", "--to", "png"], ["card", "--name", "x"]], ids=lambda c: c[0]
+)
+def test_an_empty_name_of_an_output_folder_is_not_the_working_directory(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:
+    index, here = tmp_path / "i", tmp_path / "here"
+    here.mkdir()
+    assert main(["scan", str(folder), "-o", str(index), "-q"]) == 0
+    monkeypatch.chdir(here)
+    assert main([*command, str(index), "-o", "", "-q"]) == 2
+    assert "the name of the output folder is empty" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
 def in_a_process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command with a buffered output, which is that of an ordinary shell."""
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}

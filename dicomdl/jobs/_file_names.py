@@ -4,6 +4,7 @@ Values of headers come from strangers. A value never adds a folder, leaves the o
 a file or names a device of Windows.
 """
 
+import os
 import re
 import string
 from collections.abc import Callable, Mapping
@@ -18,6 +19,21 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+=-]+")
 _LONGEST: Final = 120
 _DEVICES: Final = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 UNKNOWN: Final = "unknown"
+
+
+def output_folder(out: str | os.PathLike[str]) -> str:
+    """Return the absolute path of an output folder.
+
+    Raises
+    ------
+    UsageError
+        The name is empty, as that of a shell's variable without a value: it would be the working
+        directory, which "." names.
+    """
+    name = os.fspath(out)
+    if not name:
+        raise UsageError("the name of the output folder is empty: '.' names the working directory")
+    return os.path.abspath(os.path.expanduser(name))
 
 
 def safe_name(text: str) -> str:

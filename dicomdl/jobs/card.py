@@ -22,6 +22,7 @@ from dicomdl.index.text import counted
 from dicomdl.jobs._card_facts import COLUMNS, Part, identified, modalities_of, parts_of
 from dicomdl.jobs._card_text import readme
 from dicomdl.jobs._croissant import CardFile, croissant
+from dicomdl.jobs._file_names import output_folder
 from dicomdl.jobs._instances import fingerprint_of
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.printing import printable, printable_lines
@@ -199,7 +200,7 @@ def write_card(
     name = printable(" ".join(name.split()))
     if not name:
         raise UsageError("the name of the data set is blank")
-    target = os.path.abspath(os.path.expanduser(os.fspath(folder)))
+    target = output_folder(folder)
     named = _named(splits, index)
     images = _images(index)
     parts = parts_of(images, {part: _images(each) for part, each in named.items()})

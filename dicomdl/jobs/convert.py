@@ -13,6 +13,7 @@ from dicomdl.index.given import Indexed, as_index
 from dicomdl.index.index import Index
 from dicomdl.jobs._conversion import ConversionOptions, convert_image
 from dicomdl.jobs._conversion_plan import Planned, plan
+from dicomdl.jobs._file_names import output_folder
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.conversions import Conversion, ConvertedImage
 from dicomdl.storage import publishing as storage
@@ -109,7 +110,7 @@ def convert(
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
     workers = workers or available_cores()
-    target = os.path.abspath(os.path.expanduser(os.fspath(out)))
+    target = output_folder(out)
     options = ConversionOptions(
         target,
         suffix,

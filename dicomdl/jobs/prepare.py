@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dicomdl.errors import DicomdlError, StorageError, UsageError
 from dicomdl.index.index import Index
 from dicomdl.jobs import partitions, supervisor
+from dicomdl.jobs._file_names import output_folder
 from dicomdl.jobs.partitions import Plan, key_of
 from dicomdl.jobs.prepared import (
     Prepared,
@@ -270,7 +271,7 @@ def _ordered(
     folder = os.path.abspath(os.path.expanduser(folder))
     if not os.path.isdir(folder):
         raise UsageError(f"the folder of the data {folder!r} does not exist", path=folder)
-    target = os.path.abspath(os.path.expanduser(os.fspath(out)))
+    target = output_folder(out)
     plain = plain_json(plain_values(read))
     return _Order(read, plain, target, folder, key_of(plain, folder))
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from dicomdl.index.given import Indexed, as_index
+from dicomdl.jobs._file_names import output_folder
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.exports._records import alone, begin, remove_stale, require_usable
 from dicomdl.jobs.exports.exported import Exported
@@ -156,7 +157,7 @@ def export(
         picture=picture,
         shard_bytes=shard_bytes,
     )
-    folder = os.path.abspath(os.path.expanduser(os.fspath(out)))
+    folder = output_folder(out)
     exporter = exporter_of(index, options, workers=workers)
     require_usable(folder, options, overwrite=overwrite)
     with alone(folder):
