@@ -178,12 +178,13 @@ def _named(
     ]
     while clashes := _clashes(planned):
         if not may_number:
-            first, second = (planned[number] for number in clashes[0][:2])
+            stacks = [[planned[number].numbers[0] for number in numbers] for numbers in clashes]
+            # The name itself may hold the PatientID.
             raise UsageError(
-                f"the template {template.text!r} gives stack {first.numbers[0]} and stack "
-                f"{second.numbers[0]} the name {second.name!r}, and {len(clashes) - 1} more such "
-                "names: add a field such as {stack} or {series_instance_uid}",
-                paths=[planned[numbers[0]].name for numbers in clashes],
+                f"the template {template.text!r} gives stack {stacks[0][0]} and stack "
+                f"{stacks[0][1]} one name, and {len(stacks) - 1} more such names: add a field such "
+                "as {stack} or {series_instance_uid}",
+                stacks=stacks,
             )
         for number in {number for numbers in clashes for number in numbers}:
             each = planned[number]

@@ -201,7 +201,7 @@ def test_names_follow_a_template_that_tells_samples_apart(
 ) -> None:
     done = exported(index, "png", tmp_path / "out", names="{patient_id}")
     assert [entry["name"] for entry in done.entries[:2]] == ["P0_0000", "P0_0001"]
-    with pytest.raises(UsageError, match="gives stack 0 and stack 1 the name"):
+    with pytest.raises(UsageError, match="gives stack 0 and stack 1 one name"):
         exported(index, "png", tmp_path / "other", names="{modality}")
     assert not (tmp_path / "other").exists()
 

@@ -306,7 +306,7 @@ def test_folders_of_others_and_other_recipes_are_refused(tmp_path: Path) -> None
         ("sources.roots=[gone]", "gone' does not exist"),
         ("tables.0.path=gone.csv", "gone.csv"),
         ("select=[no_such_column=1]", "no_such_column"),
-        ("output.names=same", "the name 'same'"),
+        ("output.names=same", "one name"),
         ("output.target=nothing", "nothing"),
         ("split.file=gone.json", "gone.json"),
         ("intensity=ct.lungs", "ct.lungs"),

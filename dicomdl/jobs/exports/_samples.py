@@ -217,11 +217,12 @@ class Samples:
             # Some systems do not tell upper from lower case.
             other = taken.setdefault(case.name.lower(), case)
             if other is not case:
+                # The name itself may hold the PatientID.
                 raise UsageError(
                     f"the template {self.options.names!r} gives stack {other.stacks[0]} and stack "
-                    f"{case.stacks[0]} the name {case.name!r}: add a field such as {{stack}}, or "
-                    "leave the template out, which names samples by a hash",
-                    paths=[case.name],
+                    f"{case.stacks[0]} one name: add a field such as {{stack}}, or leave the "
+                    "template out, which names samples by a hash",
+                    stacks=[other.stacks[0], case.stacks[0]],
                 )
 
 
