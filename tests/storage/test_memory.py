@@ -187,8 +187,10 @@ def test_threads_get_one_value_and_leave_the_bytes_right() -> None:
     def run() -> None:
         for number in range(400):
             key = number % 7
-            found.append(kept.of(key, lambda key=key: bytes([key]) * 10))  # type: ignore[misc]
-            assert found[-1] == bytes([key]) * 10
+            # The last one in the list may be that of another thread.
+            value = kept.of(key, lambda key=key: bytes([key]) * 10)  # type: ignore[misc]
+            assert value == bytes([key]) * 10
+            found.append(value)
 
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
