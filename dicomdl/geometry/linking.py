@@ -20,7 +20,7 @@ Status = Literal[
     "part",
     "unreadable",
 ]
-# The files of a concatenation but the first.
+# The files of a concatenation but the first, and equal copies of a file.
 PART: Final[Status] = "part"
 # The annotations that a stack has by itself: others are read only when they are named.
 READABLE_STATUSES: Final[tuple[Status, ...]] = ("ok", "partial")
