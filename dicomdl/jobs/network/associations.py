@@ -286,10 +286,11 @@ def _roles(net: Any, contexts: Sequence[Context]) -> list[Any]:
 
 def _refusal(association: Any, peer: Peer, timeouts: Timeouts) -> NetworkError:
     answer = association.acceptor.primitive
-    result = getattr(answer, "result", None)
-    if association.is_rejected and result:
-        return _rejection(peer, result, answer.result_source, answer.diagnostic)
-    if result == 0:
+    # pynetdicom leaves a rejection in its queue where the connection ended before it looked.
+    rejection = answer or association.dul.peek_next_pdu()
+    if getattr(rejection, "result", None):
+        return _rejection(peer, rejection.result, rejection.result_source, rejection.diagnostic)
+    if getattr(answer, "result", None) == 0:
         return AssociationRejected(
             f"{peer} accepts none of the SOP classes and transfer syntaxes that were proposed",
             **{"result": 0, "source": 0, "reason": 0, "is_transient": False},

@@ -32,6 +32,7 @@ from dicomdl.jobs.network.associations import (
     Context,
     _Checkpoint,
     associated,
+    opened,
     portions,
 )
 from dicomdl.jobs.network.echoing import echo
@@ -158,6 +159,25 @@ def test_a_connection_that_ends_or_stalls_is_an_error_and_no_hang(
     ):
         echo(parse_peer(f"dicom://QR@127.0.0.1:{between.port}"), timeouts=QUICK)
     assert caught.value.is_transient
+
+
+@pytest.mark.slow
+def test_a_rejection_counts_when_the_connection_has_ended_before_it_is_read(archive: int) -> None:
+    from pynetdicom import evt
+
+    def wait_for_the_end(event: evt.Event) -> None:
+        link = event.assoc.dul
+        while link.socket._is_connected or not link.peek_next_pdu():
+            time.sleep(0.01)
+
+    with pytest.raises(AssociationRejected) as caught:
+        opened(
+            parse_peer(f"dicom://OTHER@127.0.0.1:{archive}"),
+            [Context(Verification)],
+            handlers=[(evt.EVT_REQUESTED, wait_for_the_end)],
+            timeouts=QUICK,
+        )
+    assert (caught.value.result, caught.value.reason) == (1, 7)
 
 
 @pytest.mark.slow
