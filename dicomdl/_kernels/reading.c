@@ -56,10 +56,11 @@ typedef struct {
     Py_ssize_t advised; /* pieces before this one are asked for */
 } Block;
 
+/* Times after 2262 wrap around, as `stored_ns` of the package storage says. */
 static int64_t
 nanoseconds(struct timespec time)
 {
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+    return (int64_t)((uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec);
 }
 
 static int

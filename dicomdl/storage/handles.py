@@ -28,6 +28,7 @@ COMPARED: Final = 4 if os.name == "nt" else 3
 # Of a file below a moved root: size and modification time.
 COMPARED_IF_MOVED: Final = 2
 _LOW_BITS: Final = 2**63 - 1
+_SIGN: Final = 2**63
 
 
 class Status(Protocol):
@@ -57,7 +58,17 @@ def state_of(status: Status) -> State:
     the index; it is 0 on file systems without inodes.
     """
     inode = status.st_ino & _LOW_BITS
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode, ""
+    return status.st_size, stored_ns(status.st_mtime_ns), stored_ns(status.st_ctime_ns), inode, ""
+
+
+def stored_ns(time_ns: int) -> int:
+    """Return a time of a file in 64 bits, which fit the index: those after 2262 wrap around.
+
+    A clock that was wrong once, or a damaged inode, leaves such times.
+    """
+    if -_SIGN <= time_ns < _SIGN:
+        return time_ns
+    return (time_ns + _SIGN) % (2 * _SIGN) - _SIGN
 
 
 class MovedPath(str):
@@ -89,10 +100,10 @@ class Source(NamedTuple):
         """Raise FileChanged if `status` describes the file in another state."""
         if (
             status.st_size == self.size
-            and status.st_mtime_ns == self.mtime_ns
+            and stored_ns(status.st_mtime_ns) == self.mtime_ns
             and (
                 (
-                    (status.st_ctime_ns == self.ctime_ns or self.ctime_ns == UNKNOWN)
+                    self.ctime_ns in (UNKNOWN, stored_ns(status.st_ctime_ns))
                     and (COMPARED == 3 or self._is_inode(status))
                 )
                 or isinstance(self.path, MovedPath)
@@ -106,7 +117,7 @@ class Source(NamedTuple):
             cure = "copy the data with its times (cp -p, rsync -a), or scan again"
         if status.st_size != self.size:
             change = f"{self.size} bytes then, {status.st_size} now"
-        elif status.st_mtime_ns != self.mtime_ns:
+        elif stored_ns(status.st_mtime_ns) != self.mtime_ns:
             change = "another modification time"
         else:
             change = "rewritten with its old time, copied, linked, or given other permissions"

@@ -19,7 +19,7 @@ from dicomdl._kernels import compiled_or
 from dicomdl.arrays import Bits, Ints, Values
 from dicomdl.errors import PixelError, UntrustedRoot
 from dicomdl.storage.ahead import Span, waits_for
-from dicomdl.storage.handles import COMPARED, UNKNOWN, MovedPath, Source
+from dicomdl.storage.handles import COMPARED, UNKNOWN, MovedPath, Source, stored_ns
 from dicomdl.storage.locations import SEPARATOR
 from dicomdl.storage.paths import must_be_no_link
 from dicomdl.storage.sources import close_kept_descriptors, kept_descriptors, read_pieces
@@ -241,8 +241,8 @@ def _is_as_scanned(places: Places, piece: int, descriptor: int, *, may_be_gone: 
         modified == UNKNOWN
         or (
             status.st_size == size
-            and status.st_mtime_ns == modified
-            and changed in (UNKNOWN, status.st_ctime_ns)
+            and stored_ns(status.st_mtime_ns) == modified
+            and changed in (UNKNOWN, stored_ns(status.st_ctime_ns))
         )
     )
 

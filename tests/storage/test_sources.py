@@ -234,6 +234,36 @@ def test_files_dated_before_1970_are_compared_as_well() -> None:
         Source("a", 10, -5_000, 3000).check(status_of((10, -6_000, 3000, 0)))
 
 
+def test_a_file_dated_after_2262_is_indexed_and_read_and_its_changes_are_seen(
+    tmp_path: Path,
+) -> None:
+    """Such a time in ns takes more than 63 bits: ext4 stores times up to 2446."""
+    folder = tmp_path / "data"
+    paths = write_series(folder, shape=SHAPE)
+    expected = dicomdl.read_volume(index_of(folder).stacks[0]).array
+    far = 2**63 + 5 * 10**9
+    os.utime(paths[2], ns=(0, far))
+    index = index_of(folder)
+    assert len(index) == SHAPE[0] and not index.problems
+    again = index_of(folder)
+    assert again.generation == index.generation
+    for row in range(len(again)):
+        assert dicomdl.read_frame(again.frame(row)).shape == SHAPE[1:]
+    assert np.array_equal(dicomdl.read_volume(again.stacks[0]).array, expected)
+    os.utime(paths[2], ns=(0, far + 10**9))
+    with pytest.raises(FileChanged, match="another modification time"):
+        dicomdl.read_volume(again.stacks[0])
+
+
+@pytest.mark.parametrize("time_ns", [2**63 - 1, 2**63, 2**64 - 7, -(2**63) - 1, 2**65 + 3])
+def test_times_beyond_64_bits_wrap_around(time_ns: int) -> None:
+    state = state_of(status_of((10, time_ns, time_ns, 77)))
+    assert -(2**63) <= state[1] < 2**63 and (state[1] - time_ns) % 2**64 == 0
+    Source("a", *state).check(status_of((10, time_ns, time_ns, 77)))
+    with pytest.raises(FileChanged):
+        Source("a", *state).check(status_of((10, time_ns + 1, time_ns, 77)))
+
+
 def test_inodes_count_where_change_times_do_not_and_only_where_they_exist(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
