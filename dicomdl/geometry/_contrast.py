@@ -41,6 +41,8 @@ _NEAR: Final = {
 }
 # Numbers that are never 0: a 0 states nothing.
 _POSITIVE: Final = frozenset({"echo_time", "effective_echo_time", "repetition_time", "kvp"})
+# Rescale Type of values whose units are unspecified (PS3.3 C.11.1.1.2).
+UNSPECIFIED: Final = "US"
 # Attributes whose absence says something, too: images without contrast agent lack its module
 # (PS3.3 C.7.6.4).
 _ABSENT_STATES: Final = frozenset({"contrast_bolus_agent"})
@@ -176,6 +178,9 @@ class Contrasts:
         if spec.name in _IMAGE_TYPES:
             is_mr = self._facts.text("modality", int(rows[0])) == "MR"
             values = [_image_contrast(str(value or ""), is_mr) for value in values]
+        if spec.name == "rescale_type":
+            blank = blank_rescale_type(self._facts.text("modality", int(rows[0])))
+            values = [str(value or "").strip() or blank for value in values]
         if spec.name in _POSITIVE:
             values = [value or None for value in values]
         if spec.name in _ABSENT_STATES:
@@ -220,9 +225,14 @@ def _clustered(values: Sequence[Any], near: float) -> list[int]:
     return [0, *np.cumsum(apart).tolist()]
 
 
+def blank_rescale_type(modality: str) -> str:
+    """Return what a blank Rescale Type means: HU for CT (PS3.3 C.8.2.1), else "" for unknown."""
+    return "HU" if modality == "CT" else ""
+
+
 def _units(values: Sequence[Any]) -> list[int]:
-    """Number units of rescaled values; "US" means unspecified (PS3.3 C.11.1.1.2)."""
-    return [-1 if str(value).strip() in ("", "US") else n for n, value in enumerate(values)]
+    """Number units of rescaled values; "" and `UNSPECIFIED` state none."""
+    return [-1 if value in ("", UNSPECIFIED) else n for n, value in enumerate(values)]
 
 
 def _sequences(values: Sequence[Any]) -> list[int]:

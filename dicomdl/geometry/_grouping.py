@@ -21,8 +21,13 @@ from dicomdl.headers.uids import OWN_PLANES, RT_DOSE
 # afterwards, then Study and frame of reference by `_joining`.
 _EXACT_KEYS: Final = ("sop_class_uid", "units")
 _EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
+# The exact keys that state what the values of pixels mean, and nothing about their grid.
+_OF_VALUES: Final = frozenset(
+    {"units", "samples_per_pixel", "float_pixels", "depth_of_colour", "rescaled", "photometric"}
+)
 # Palette colour and inverted grey scales are separate kinds of samples.
-_PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
+PALETTE: Final = 2
+_PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": PALETTE}
 
 
 def is_every_nth(some: set[int], all_numbers: set[int]) -> bool:
@@ -53,45 +58,75 @@ def exact_groups(facts: Facts, series: Ints) -> list[Ints]:
 
     Returns the rows of each group.
     """
-    samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
-    keys = [series, _series_numbers(facts, series), *(facts.ranks(name) for name in _EXACT_KEYS)]
-    keys += [facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS]
-    # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits
-    # are two kinds of samples.
-    keys.append(np.where(samples > 1, depths, 0).astype(np.int64))
-    # A slice without rescale among slices with one would mix stored values with Hounsfield units.
-    keys.append(np.isfinite(facts.numbers("rescale_slope")).astype(np.int64))
-    keys.append(
-        by_text(facts, "photometric_interpretation", lambda text: _PHOTOMETRIC_KINDS.get(text, 0))
-    )
-    # Localizers are not slices of the volume that they plan, even on the same grid, and images
-    # made after the examination (SECONDARY) are not slices of the measured volume
-    # (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
-    keys.append(by_text(facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))))
-    keys.append(
-        by_text(facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"]))
-    )
-    # Some archives store the slices and a multi-frame copy of them under one Series. Enhanced
-    # objects may have a single frame.
-    classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in OWN_PLANES))
-    keys.append(are_of_several(facts) * classic)
-    keys += _doses(facts)
+    return _equal(list(_exact_keys(facts, series).values()))
+
+
+def same_but_for_values(facts: Facts, series: Ints) -> list[Ints]:
+    """Group the frames that agree in all exact keys but those that state what the values mean."""
+    keys = _exact_keys(facts, series)
+    return _equal([keys[name] for name in keys if name not in _OF_VALUES])
+
+
+def _equal(keys: Sequence[Ints]) -> list[Ints]:
+    """Return the rows of each combination of the keys."""
     combined = combined_codes(keys)
     order = np.argsort(combined, kind="stable")
     bounds = np.flatnonzero(np.diff(combined[order])) + 1
     return np.split(order, bounds)
 
 
-def _doses(facts: Facts) -> Iterator[Ints]:
-    """Yield (n,) the instance of each frame of an RT dose of several planes, if there are any.
+def _exact_keys(facts: Facts, series: Ints) -> dict[str, Ints]:
+    """Return the exact keys, (n,) each, in the order in which they sort the groups."""
+    samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
+    keys = {"series": series, "series_number": _series_numbers(facts, series)}
+    keys |= {name: facts.ranks(name) for name in _EXACT_KEYS}
+    keys |= {name: facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS}
+    # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits
+    # are two kinds of samples.
+    keys["depth_of_colour"] = np.where(samples > 1, depths, 0).astype(np.int64)
+    keys["rescaled"] = rescaled(facts)
+    keys["photometric"] = photometric_kinds(facts)
+    # Localizers are not slices of the volume that they plan, even on the same grid, and images
+    # made after the examination (SECONDARY) are not slices of the measured volume
+    # (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
+    keys["localizer"] = by_text(
+        facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))
+    )
+    keys["secondary"] = by_text(
+        facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"])
+    )
+    # Some archives store the slices and a multi-frame copy of them under one Series. Enhanced
+    # objects may have a single frame.
+    classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in OWN_PLANES))
+    keys["multiframe"] = are_of_several(facts) * classic
+    keys["dose"] = _doses(facts)
+    return keys
+
+
+def photometric_kinds(facts: Facts) -> Ints:
+    """Return (n,) the kind of samples by Photometric Interpretation: `PALETTE`, 1 or 0."""
+    return by_text(
+        facts, "photometric_interpretation", lambda text: _PHOTOMETRIC_KINDS.get(text, 0)
+    )
+
+
+def rescaled(facts: Facts) -> Ints:
+    """Return (n,) 1 for frames with a Rescale Slope, else 0.
+
+    A slice without rescale among slices with one would mix stored values with Hounsfield units.
+    """
+    return np.isfinite(facts.numbers("rescale_slope")).astype(np.int64)
+
+
+def _doses(facts: Facts) -> Ints:
+    """Return (n,) the instance of each frame of an RT dose of several planes, -1 for others.
 
     Such a dose is a complete grid (PS3.3 C.8.8.3), and planning systems put the doses of a plan and
     of its beams into one Series.
     """
     doses = by_text(facts, "sop_class_uid", lambda uid: int(uid == RT_DOSE))
     doses *= are_of_several(facts)
-    if doses.any():
-        yield np.where(doses, facts.ranks("sop_instance_uid").astype(np.int64), -1)
+    return np.where(doses, facts.ranks("sop_instance_uid"), -1) if doses.any() else doses - 1
 
 
 def _series_numbers(facts: Facts, series: Ints) -> Ints:
@@ -140,6 +175,15 @@ def combined_codes(keys: Sequence[Ints]) -> Ints:
             result = np.unique(result, return_inverse=True)[1].astype(np.int64)
         result = result * span + (key - low)
     return np.unique(result, return_inverse=True)[1].astype(np.int64)
+
+
+def differ_within(groups: Ints, values: Ints) -> npt.NDArray[np.bool_]:
+    """Mask of rows, (n,), in whose group the values differ; groups are numbered from 0."""
+    first = np.empty(int(groups.max(initial=-1)) + 1, dtype=np.int64)
+    first[groups] = values
+    differ = np.zeros(len(first), dtype=bool)
+    differ[groups[first[groups] != values]] = True
+    return np.asarray(differ[groups])
 
 
 def by_first(rows: Ints, codes: Ints) -> list[Ints]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Ints
 from dicomdl.geometry._facts import Facts
-from dicomdl.geometry._grouping import combined_codes, filled, is_blank
+from dicomdl.geometry._grouping import combined_codes, differ_within, filled, is_blank
 
 DIVIDING: Final = ("study_instance_uid", "frame_of_reference_uid", "volume_frame_of_reference_uid")
 # Minimum of UIDs that show that software made a new one per file.
@@ -42,6 +42,12 @@ COUNTED: Final[Mapping[str, Counted]] = {
     "study_instance_uid": _counted("studies"),
     "frame_of_reference_uid": _counted("frames_of_reference"),
     "volume_frame_of_reference_uid": _counted("volume_frames_of_reference"),
+}
+
+# Keys in the detail of a stack for the number of patients that share its identifier.
+SHARED: Final[Mapping[str, str]] = {
+    "study_instance_uid": "patients_of_study",
+    "series_instance_uid": "patients_of_series",
 }
 
 
@@ -91,7 +97,14 @@ class Identities:
         self.uids = combined_codes([uids, np.where(unnamed, self.series, -1)])
         values = combined_codes([identity.codes for identity in self.columns.values()])
         self._ranks = ranks
-        self._vary = _differ_within(self.series, values)
+        self._vary = differ_within(self.series, values)
+        named = {"study_instance_uid": (studies.codes, studies.blank)}
+        named["series_instance_uid"] = (uids, unnamed)
+        self._shared = {
+            key: counts
+            for name, key in SHARED.items()
+            if len(counts := _sharing(patients, *named[name]))
+        }
 
     def vary(self, row: int) -> bool:
         """Whether any identifier differs among the frames of the Series of a row."""
@@ -100,9 +113,14 @@ class Identities:
     def remarks(self, rows: Ints) -> dict[str, Any]:
         """Return how many values of an identifier a stack has, and in how many slices it is blank.
 
-        Empty where all slices agree.
+        Empty where all slices agree, but for the number of patients that share a UID of the stack:
+        a Study and a Series are those of one patient (PS3.3 A.1.2.2, A.1.2.3).
         """
-        remarks: dict[str, Any] = {}
+        remarks: dict[str, Any] = {
+            key: most
+            for key, counts in self._shared.items()
+            if (most := int(counts[rows].max())) > 1
+        }
         if not self._vary[rows[0]]:
             return remarks
         for name, identity in self.columns.items():
@@ -163,10 +181,14 @@ class Identities:
         return found
 
 
-def _differ_within(groups: Ints, values: Ints) -> npt.NDArray[np.bool_]:
-    """Mask of rows, (n,), in whose group the values differ."""
-    first = np.empty(int(groups.max()) + 1, dtype=np.int64)
-    first[groups] = values
-    differ = np.zeros(len(first), dtype=bool)
-    differ[groups[first[groups] != values]] = True
-    return np.asarray(differ[groups])
+def _sharing(patients: Identity, codes: Ints, blank: npt.NDArray[np.bool_]) -> Ints:
+    """Return (n,) how many patients the UID of each frame has, (0,) if none has several.
+
+    A blank UID is shared by nobody, and a blank PatientID may be that of any other patient.
+    """
+    known = np.flatnonzero(~blank & ~patients.blank)
+    several = known[differ_within(codes[known], patients.codes[known])]
+    if not len(several):
+        return several
+    pairs = np.unique(np.stack([codes[several], patients.codes[several]]), axis=1)
+    return np.asarray(np.bincount(pairs[0], minlength=int(codes.max()) + 1)[codes])

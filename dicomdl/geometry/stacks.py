@@ -33,6 +33,7 @@ from dicomdl.geometry._reversed_rows import reversed_rows
 from dicomdl.geometry._scattered import scattered
 from dicomdl.geometry._splitting import Part, Splitter
 from dicomdl.geometry._stack_spacing import stack_spacing
+from dicomdl.geometry._values_apart import values_apart
 from dicomdl.geometry.concatenations import lacking_parts
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.verdict import Assessment
@@ -122,6 +123,7 @@ def build_stacks(
     series = columns.identities.numbers_of_series(rows_of_stacks)
     alone = scattered(columns, rows_of_stacks)
     lacking = lacking_parts(facts, columns.identities.series, rows_of_stacks)
+    divided = values_apart(columns, rows_of_stacks)
     order: list[Ints] = []
     stacks: list[StackRow] = []
     start = 0
@@ -129,6 +131,7 @@ def build_stacks(
         for number, part in enumerate(parts):
             first = int(part.rows[0])
             remarks = part.remarks | alone.get(first, {}) | lacking.get(first, {})
+            remarks |= divided.get(first, {})
             assessment, rows = judge.assess(part.rows, remarks)
             location = _Location(start, series[len(stacks)], group_number, number)
             stacks.append(_stack_row(part, assessment, location, columns, judge))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dicomdl.geometry.identities import COUNTED
+from dicomdl.geometry.identities import COUNTED, SHARED
 from dicomdl.index.overview import IDC_COLUMNS, SHOWN_VALUES
 
 
@@ -140,6 +140,14 @@ def _describe_mixed(facts: _Facts) -> str:
     return f"slices of several contrasts: {'; '.join(counts)}"
 
 
+def _describe_values_apart(facts: _Facts) -> str:
+    counts = [
+        f"{_TITLES[name]} " + ", ".join(f"{value} in {count:,}" for value, count in values.items())
+        for name, values in facts.detail["values_apart"].items()
+    ]
+    return f"slices of its Series are in several stacks by {'; '.join(counts)}"
+
+
 def _describe_varying(facts: _Facts) -> str:
     # The phrase of contrasts counts the values of those attributes.
     names = [name for name in facts.detail["varies"] if name not in facts.detail.get("mixed", ())]
@@ -188,11 +196,21 @@ def _describe_uids(name: str) -> dict[str, Callable[[_Facts], str]]:
     }
 
 
+def _describe_sharing(name: str, key: str) -> Callable[[_Facts], str]:
+    """Return the phrase of an identifier that several patients share."""
+    return lambda facts: f"{facts.detail[key]:,} patients, by PatientID, share its {_TITLES[name]}"
+
+
 _TITLES: Final = {
     "patient_id": "PatientID",
     "study_instance_uid": "Study Instance UID",
     "frame_of_reference_uid": "Frame of Reference UID",
     "volume_frame_of_reference_uid": "Volume Frame of Reference UID",
+    "series_instance_uid": "Series Instance UID",
+    "units": "Units",
+    "photometric_interpretation": "Photometric Interpretation",
+    "rescale_slope": "Rescale Slope",
+    "rescale_type": "Rescale Type",
 }
 
 
@@ -209,6 +227,7 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "reversed_rows": _describe_reversed,
     "repeated_positions": _describe_copies,
     "mixed": _describe_mixed,
+    "values_apart": _describe_values_apart,
     "missing": _describe_holes,
     "smallest_gap": _describe_gaps,
     "in_plane_error": lambda facts: (
@@ -251,6 +270,7 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
         "the others in its Series"
     ),
     **{key: phrase for name in COUNTED for key, phrase in _describe_uids(name).items()},
+    **{key: _describe_sharing(name, key) for name, key in SHARED.items()},
     "one_grid": lambda _: "all of them together make one even grid",
     "instances": _describe_instances,
 }

@@ -1,7 +1,8 @@
 """Check: the verdict on every stack with its reason, for people and as plain values for JSON.
 
 Missing slices, uneven spacing, duplicates, slices of several contrasts, an image without geometry,
-a gap in a group and an unusable file need a person; everything else is counted. Text names stacks
+a gap in a group, a Series that its units divide, a Study of several patients and an unusable file
+need a person; everything else is counted. Text names stacks
 by number and Series Instance UID, and holds no patient's identity and no date.
 """
 
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dicomdl.geometry.identities import COUNTED
+from dicomdl.geometry.identities import COUNTED, SHARED
 from dicomdl.headers.uids import PLACED
 from dicomdl.index._reasons import format_value, reason
 from dicomdl.index.overview import ALARMING, IDC_COLUMNS, SHOWN_PROBLEMS
@@ -43,6 +44,8 @@ _JOINED: Final = frozenset(
 )
 # Keys in the detail of stacks whose Series an identifier divides.
 _APART: Final = frozenset(counted.apart for counted in COUNTED.values())
+# Keys in the detail of stacks whose Study or Series is that of several patients.
+_SHARED: Final = frozenset(SHARED.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,8 @@ class Check:
     A person is needed for missing slices, uneven spacing, different slices at one position, slices
     of several contrasts in one stack, a CT, MR or PET image without geometry, a stack that lacks
     slices which others of its group have, rows stored in reverse, slices of a Series that fall
-    apart, a concatenation of which files are absent, and every file that could not be used.
+    apart, also by what their values mean, a Study or Series of several patients, a concatenation of
+    which files are absent, and every file that could not be used.
 
     Attributes
     ----------
@@ -329,7 +333,7 @@ def _needs_person(
 ) -> bool:
     # Frames without a voxel of the segment may be omitted (PS3.3 C.8.20.2.3.1).
     if content == "segmentation":
-        return verdict == "duplicates" or "absent_parts" in detail
+        return verdict == "duplicates" or "absent_parts" in detail or not _SHARED.isdisjoint(detail)
     # SOP class, not Modality: a screenshot may have the modality CT.
     unplaced = verdict == "no_geometry" and sop_class_uid in PLACED
     return (
@@ -344,6 +348,8 @@ def _needs_person(
         or "unassigned" in detail
         or "frames_at_one_position" in detail
         or "absent_parts" in detail
+        or "values_apart" in detail
+        or not _SHARED.isdisjoint(detail)
     )
 
 

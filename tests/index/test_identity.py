@@ -238,3 +238,51 @@ def test_sparse_segments_need_nobody(tmp_path: Path) -> None:
     index = scan(tmp_path / "in")
     assert [stack.slices for stack in index.stacks] == [1] * 4
     assert index.check().ok
+
+
+# --- UIDs of several patients ---------------------------------------------------------------------
+
+
+def write_patients(folder: Path, patients: tuple[str, ...], **options: Any) -> None:
+    for number, patient in enumerate(patients):
+        uids = {"study_uid": uid("study", number), "series_uid": uid("series", number), **options}
+        write(folder, lambda _: {}, patient_id=patient, seed=number, **uids)
+
+
+@pytest.mark.parametrize("level", ["study", "series"])
+def test_a_uid_of_two_patients_needs_a_person(tmp_path: Path, level: str) -> None:
+    write_patients(tmp_path / "in", ("Doe^Jane", "Roe^Jim"), **{f"{level}_uid": uid("shared")})
+    check = scan(tmp_path / "in").check()
+    assert len(check.needing) == len(check.rows) == 2
+    assert [row.detail[f"patients_of_{level}"] for row in check.rows] == [2, 2]
+    shown = f"2 patients, by PatientID, share its {level.capitalize()} Instance UID"
+    assert all(shown in row.reason for row in check.rows)
+    text = f"{check}{check.to_dict()}"
+    assert "Doe" not in text
+    assert "Roe" not in text
+
+
+def test_a_uid_of_two_hashed_patients_needs_a_person(tmp_path: Path) -> None:
+    write_patients(tmp_path / "in", ("A", "B"), study_uid=uid("shared"))
+    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", patient_id="hash", progress=False)
+    assert [row.detail["patients_of_study"] for row in index.check().needing] == [2, 2]
+
+
+@pytest.mark.parametrize("patients", [("A", ""), ("A", "A"), ("", "")])
+def test_a_study_with_a_blank_patient_needs_nobody(
+    tmp_path: Path, patients: tuple[str, str]
+) -> None:
+    write_patients(tmp_path / "in", patients, study_uid=uid("shared"))
+    assert scan(tmp_path / "in").check().ok
+
+
+def test_a_blank_study_is_shared_by_no_patients(tmp_path: Path) -> None:
+    for number, patient in enumerate(("A", "B")):
+        write(
+            tmp_path / "in",
+            lambda _: {"StudyInstanceUID": ""},
+            patient_id=patient,
+            seed=number,
+            series_uid=uid("series", number),
+        )
+    assert scan(tmp_path / "in").check().ok
