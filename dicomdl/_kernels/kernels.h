@@ -66,6 +66,9 @@ typedef struct {
 
 /* Open a file by its path; -1 where the system does not. */
 int open_file(Folder *folder, const char *path, int flags);
+/* Look up a file, or a link, by its path; -1 where the system does not. */
+struct stat;
+int look_up_file(Folder *folder, const char *path, struct stat *status);
 void leave_folder(Folder *folder);
 #endif
 
@@ -73,6 +76,7 @@ void leave_folder(Folder *folder);
 extern PyMethodDef bits_methods[];
 extern PyMethodDef ranges_methods[];
 extern PyMethodDef reading_methods[];
+extern PyMethodDef states_methods[];
 extern PyMethodDef values_methods[];
 extern PyMethodDef walk_methods[];
 

@@ -5,8 +5,8 @@
 static int
 add_functions(PyObject *module)
 {
-    PyMethodDef *tables[] = {bits_methods, ranges_methods, reading_methods, values_methods,
-                             walk_methods};
+    PyMethodDef *tables[] = {bits_methods, ranges_methods, reading_methods, states_methods,
+                             values_methods, walk_methods};
     for (size_t number = 0; number < sizeof(tables) / sizeof(tables[0]); number++) {
         if (PyModule_AddFunctions(module, tables[number]) < 0) {
             return -1;

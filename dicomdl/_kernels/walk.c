@@ -763,8 +763,9 @@ open_folder(const char *path, size_t length)
     return open(name, FOLDER_FLAGS);
 }
 
-int
-open_file(Folder *folder, const char *path, int flags)
+/* Return the name of a file in the folder that is open, or its whole path where none is. */
+static const char *
+name_in(Folder *folder, const char *path)
 {
     const char *end = strrchr(path, '/');
     size_t length = end ? (size_t)(end - path) + 1 : 0;
@@ -774,8 +775,23 @@ open_file(Folder *folder, const char *path, int flags)
     } else if (folder->descriptor < 0) {
         folder->descriptor = open_folder(path, length);
     }
-    return folder->descriptor < 0 ? open(path, flags)
-                                  : openat(folder->descriptor, path + length, flags);
+    return folder->descriptor < 0 ? path : path + length;
+}
+
+int
+open_file(Folder *folder, const char *path, int flags)
+{
+    const char *name = name_in(folder, path);
+    return folder->descriptor < 0 ? open(name, flags) : openat(folder->descriptor, name, flags);
+}
+
+int
+look_up_file(Folder *folder, const char *path, struct stat *status)
+{
+    const char *name = name_in(folder, path);
+    return folder->descriptor < 0
+               ? lstat(name, status)
+               : fstatat(folder->descriptor, name, status, AT_SYMLINK_NOFOLLOW);
 }
 
 /* Read the files; return -1 without memory. */

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.arrays import Ints, Mask
 from dicomdl.errors import DicomdlWarning, IndexFolderError, StorageError, UsageError
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, StackRow, build_stacks
@@ -233,14 +234,15 @@ def scan(
 class Begun:
     """A scan after its walk: what is read, and what is kept of the index before.
 
-    `fresh` are the rows of the walk that are read, `kept` {old row: new row} of the others.
+    `fresh` are the rows of the walk that are read, `kept` (2, n) the old and new rows of the
+    others.
     """
 
     target: str
     options: dict[str, Any]
     walked: Walk
     fresh: list[int]
-    kept: dict[int, int]
+    kept: Ints
     old: "Old | None"
     reading: Reading
     strict_files: bool = True
@@ -318,9 +320,11 @@ def begin(
     )
     walked = walk_roots(checked, walking)
     reading = Reading(extra, bool(pixel_hash), limits, concurrency, declared())
-    if old is not None and not move and _unchanged(walked, old):
-        return Begun(target, options, walked, [], {}, old, reading, strict_files, True)
-    kept, fresh = _divide(walked, old, compared)
+    before = _rows_before(walked, old)
+    if old is not None and not move and _unchanged(walked, old, before):
+        none = np.zeros((2, 0), np.int64)
+        return Begun(target, options, walked, [], none, old, reading, strict_files, True)
+    kept, fresh = _divide(walked, old, before, compared)
     if fresh and patient_id == "hash":
         require_key(target, options["patient_id"])
     if old is not None and compared == COMPARED_IF_MOVED:
@@ -375,8 +379,9 @@ def unchanged(begun: Begun) -> Index:
 def finish(begun: Begun, chunks: list[list[Table]]) -> Index:
     """Join the tables of the files that were read with those of others, and publish the index."""
     walked, reading, options = begun.walked, begun.reading, begun.options
-    refused = [row for row, path in enumerate(walked.paths) if path in walked.refused]
-    if refused:
+    refused = list[int]()
+    if walked.refused:
+        refused = [row for row, path in enumerate(walked.paths) if path in walked.refused]
         chunks.append(refused_tables(walked, refused, reading, first=len(begun.fresh)))
     tables = _merge(begun.old, begun.kept, [*begun.fresh, *refused], chunks, reading.extra)
     tables |= _with_stacks(tables["frames"], tables["files"], Tolerances(**options["tolerances"]))
@@ -513,18 +518,65 @@ def _archive_of(location: bytes) -> bytes:
     return os.fsencode(split(os.fsdecode(location)).whole)
 
 
-def _unchanged(walked: Walk, old: Old) -> bool:
-    files = old.files
-    if len(files) != len(walked.paths) or walked.passed_over() != old.passed_over:
-        return False
-    states = np.array([state[:COMPARED] for state in walked.states], np.int64)
-    same = all(
-        np.array_equal(states.reshape(-1, COMPARED)[:, i], files.numbers(name))
-        for i, name in enumerate(STATE_COLUMNS[:COMPARED])
+def _rows_before(walked: Walk, old: Old | None) -> Ints:
+    """Return (files,) the row that each path has in the last index, or -1."""
+    paths = walked.paths
+    before = np.full(len(paths), -1, np.int64)
+    if old is None:
+        return before
+    known = old.files.column("path").to_pylist()
+    if old.moves:
+        known = [moved(path, old.moves) for path in known]
+    # Most paths are at their places from either end: the others are looked up.
+    shorter = min(len(known), len(paths))
+    head = _alike(known, paths)
+    tail = min(_alike(reversed(known), reversed(paths)), shorter - head)
+    ends = len(known) - tail, len(paths) - tail
+    before[:head] = np.arange(head)
+    before[ends[1] :] = np.arange(ends[0], len(known))
+    rows = dict(zip(known[head : ends[0]], range(head, ends[0]), strict=True))
+    before[head : ends[1]] = [rows.get(path, -1) for path in paths[head : ends[1]]]
+    return before
+
+
+def _alike(one: Iterable[bytes], other: Iterable[bytes]) -> int:
+    """Return how many of the first items are equal."""
+    count = 0
+    for count, (each, its) in enumerate(zip(one, other, strict=False), 1):
+        if each != its:
+            return count - 1
+    return count
+
+
+def _same_states(walked: Walk, files: Table, before: Ints, compared: int) -> Mask:
+    """Return (files,) flags: whether a path was in the last index, in the same state.
+
+    The first `compared` entries of states count, and the ETag.
+    """
+    rows = np.flatnonzero(before >= 0)
+    old_rows, numbers = before[rows], walked.states.numbers()[rows]
+    same = np.ones(len(rows), np.bool_)
+    for place, name in enumerate(STATE_COLUMNS[:compared]):
+        same &= files.numbers(name)[old_rows] == numbers[:, place]
+    etags = walked.states.etags
+    if any(etags) or files.constants.get(ETAG) != "":
+        known = files.column(ETAG).to_pylist()
+        pairs = zip(rows.tolist(), old_rows.tolist(), strict=True)
+        same &= np.array([etags[row] == known[old_row] for row, old_row in pairs], np.bool_)
+    result = np.zeros(len(before), np.bool_)
+    result[rows] = same
+    return result
+
+
+def _unchanged(walked: Walk, old: Old, before: Ints) -> bool:
+    """Whether the walk found the files of the last index, in their order, and nothing else."""
+    return (
+        len(old.files) == len(before)
+        and np.array_equal(before, np.arange(len(before)))
+        and walked.passed_over() == old.passed_over
+        and bool(_same_states(walked, old.files, before, COMPARED).all())
+        and _same_refusals(walked, old)
     )
-    etags = [state[-1] for state in walked.states]
-    same = same and etags == files.column(ETAG).to_pylist()
-    return same and files.equals("path", walked.paths) and _same_refusals(walked, old)
 
 
 def _same_refusals(walked: Walk, old: Old) -> bool:
@@ -537,30 +589,19 @@ def _same_refusals(walked: Walk, old: Old) -> bool:
     return all(before.get(path) == list(each) for path, each in walked.refused.items())
 
 
-def _divide(walked: Walk, old: Old | None, compared: int) -> tuple[dict[int, int], list[int]]:
-    """Return ({old row: new row} of unchanged files, rows of files to read).
+def _divide(walked: Walk, old: Old | None, before: Ints, compared: int) -> tuple[Ints, list[int]]:
+    """Return (2, n) the old and new rows of unchanged files, and the rows of files to read.
 
-    A file is unchanged if its path, the first `compared` entries of its state and its ETag are the
-    same. Neither result has the rows of what the walk refused.
+    Neither has the rows of what the walk refused.
     """
-    refused = walked.refused
-    if old is None:
-        return {}, [row for row, path in enumerate(walked.paths) if path not in refused]
-    columns = [[moved(path, old.moves) for path in old.files.column("path").to_pylist()]]
-    columns += [old.files.numbers(name).tolist() for name in STATE_COLUMNS[:compared]]
-    columns.append(old.files.column(ETAG).to_pylist())
-    known = {key: row for row, key in enumerate(zip(*columns, strict=True))}
-    kept: dict[int, int] = {}
-    fresh: list[int] = []
-    for row, (path, state) in enumerate(zip(walked.paths, walked.states, strict=True)):
-        old_row = known.get((path, *state[:compared], state[-1]))
-        if path in refused:
-            continue
-        if old_row is None:
-            fresh.append(row)
-        else:
-            kept[old_row] = row
-    return kept, fresh
+    same = np.zeros(len(before), np.bool_)
+    if old is not None:
+        same = _same_states(walked, old.files, before, compared)
+    counts = np.ones(len(before), np.bool_)
+    if walked.refused:
+        counts = np.array([path not in walked.refused for path in walked.paths], np.bool_)
+    rows = np.flatnonzero(same & counts)
+    return np.stack([before[rows], rows]), np.flatnonzero(~same & counts).tolist()
 
 
 def _roots_before(roots: Sequence[str], move: Mapping[str, str]) -> list[str]:
@@ -570,11 +611,11 @@ def _roots_before(roots: Sequence[str], move: Mapping[str, str]) -> list[str]:
     return [os.fsdecode(root) for root in sorted(map(os.fsencode, before))]
 
 
-def _with_states(files: Table, kept: Mapping[int, int], walked: Walk) -> Table:
+def _with_states(files: Table, kept: Ints, walked: Walk) -> Table:
     """Return the table of files with paths and states of this walk for the files that were kept."""
     paths = files.column("path").to_pylist()
     states = [files.column(name).to_pylist() for name in STATE_COLUMNS]
-    for old_row, new_row in kept.items():
+    for old_row, new_row in kept.T.tolist():
         paths[old_row] = walked.paths[new_row]
         for column, value in zip(states, walked.states[new_row], strict=True):
             column[old_row] = value
@@ -586,7 +627,7 @@ def _with_states(files: Table, kept: Mapping[int, int], walked: Walk) -> Table:
 
 def _merge(
     old: Old | None,
-    kept: Mapping[int, int],
+    kept: Ints,
     fresh: Sequence[int],
     chunks: Sequence[list[Table]],
     extra: Sequence[Attribute],
@@ -597,11 +638,8 @@ def _merge(
     files, frames, problems, annotations = (
         [_renumbered(chunk[table], rows) for chunk in chunks] for table in range(4)
     )
-    if old is not None and kept:
-        old_rows, new_rows = (
-            np.array(list(kept), dtype=np.int64),
-            np.array(list(kept.values()), dtype=np.int64),
-        )
+    if old is not None and kept.size:
+        old_rows, new_rows = kept
         new_row = np.full(len(old.files), -1, dtype=np.int64)
         new_row[old_rows] = new_rows
         files.insert(

@@ -39,6 +39,7 @@ from dicomdl.storage import publishing as storage
 from dicomdl.storage.children import Answer
 from dicomdl.storage.folders import Walk
 from dicomdl.storage.objects import declare, have_queries
+from dicomdl.storage.states import States
 
 KIND: Final = "scan"
 # Files per partition, unless their number is given.
@@ -241,7 +242,7 @@ class ScanTask:
         setup = self.plan.setup
         old_rows = self._files.numbers("file")
         new_rows = np.flatnonzero(old_rows >= 0)
-        kept = dict(zip(old_rows[new_rows].tolist(), new_rows.tolist(), strict=True))
+        kept = np.stack([old_rows[new_rows].astype(np.int64), new_rows])
         walked = self._walk(range(len(self._files)))
         for name, value in setup["passed_over"].items():
             setattr(walked, name, value)
@@ -268,7 +269,7 @@ class ScanTask:
         files = self._files.take(np.array(rows, dtype=np.int64))
         paths = files.column("path").to_pylist()
         columns = [files.column(name).to_pylist() for name in STATE_COLUMNS]
-        states: Any = list(zip(*columns, strict=True))
+        states = States(zip(*columns, strict=True))
         refused = {path: self._refused[path] for path in paths if path in self._refused}
         return Walk(paths, states, [], refused)
 
@@ -294,7 +295,9 @@ class ScanTask:
                 f"{left_out[os.fsdecode(path)]}, each time that this file was read alone: it was "
                 "left out"
             )
-            alone = Walk([path], [walked.states[row]], [], {path: (supervisor.KILLED, detail)})
+            alone = Walk(
+                [path], States([walked.states[row]]), [], {path: (supervisor.KILLED, detail)}
+            )
             yield refused_tables(alone, [0], reading, first + row)
 
 
@@ -302,13 +305,12 @@ def _stored(begun: Begun) -> bytes:
     """Return the walk as a table; `file` is the row in the index before, or -1."""
     walked = begun.walked
     before = np.full(len(walked.paths), -1, dtype=np.int64)
-    if begun.kept:
-        before[list(begun.kept.values())] = list(begun.kept)
+    before[begun.kept[1]] = begun.kept[0]
     blank = [""] * len(walked.paths)
-    states: Any = list(zip(*walked.states, strict=True)) or [[] for _ in STATE_COLUMNS]
+    states = [*walked.states.numbers().T, walked.states.etags]
     columns: dict[str, Any] = {
         "path": walked.paths,
-        **dict(zip(STATE_COLUMNS, map(list, states), strict=True)),
+        **dict(zip(STATE_COLUMNS, states, strict=True)),
         "file": before.astype(np.int32),
     }
     names = READ_FILES_SCHEMA.names

@@ -5,19 +5,26 @@ found by (device, inode). The search runs only when the walk met a link, an inod
 more than one root.
 
 The listing of a folder tells files from folders and has their inode numbers. A look at each file,
-which is most of the time of a walk, gives its state; who opens every file anyway walks without.
+which is most of the time of a walk, gives its state; threads look up many files at a time while the
+walk goes on. Who opens every file anyway walks without.
 """
 
 import operator
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
+import numpy as np
+
+from dicomdl._kernels import compiled_or
 from dicomdl.errors import UsageError
 from dicomdl.storage.sources import State, state_of
+from dicomdl.storage.states import States
+from dicomdl.storage.system import available_cores
 
 _SEPARATOR: Final = os.fsencode(os.sep)
 
@@ -27,6 +34,33 @@ _NAME: Final = operator.attrgetter("name")
 _LOOKS_UP_ALWAYS: Final = os.name == "nt"
 # Of something that is absent, or that is none of the user's, or that was not looked up.
 NO_STATE: Final[State] = (0, 0, 0, 0, "")
+# Files that are looked up at once, and the threads that do so beside the walk.
+_AT_ONCE: Final = 8192
+_MOST_THREADS: Final = 4
+# Numbers of 64 bits per file that is looked up: size, modification and change time in ns, inode,
+# device, and 1; zeros for what is no regular file or cannot be looked up.
+_NUMBERS: Final = 6
+_LOW_BITS: Final = 2**63 - 1
+
+
+def pure_look_up_files(paths: tuple[bytes, ...]) -> bytes:
+    """Return `_NUMBERS` numbers per path."""
+    return np.array([_looked_up(path) for path in paths], np.uint64).tobytes()
+
+
+def _looked_up(path: bytes) -> list[int]:
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):
+        return [0] * _NUMBERS
+    if not stat.S_ISREG(status.st_mode):
+        return [0] * _NUMBERS
+    size, modified, changed, *_ = state_of(status)
+    numbers = (size, modified, changed, status.st_ino, status.st_dev, 1)
+    return [number % 2**64 for number in numbers]
+
+
+look_up_files = compiled_or(pure_look_up_files)
 
 
 @dataclass
@@ -40,7 +74,7 @@ class Walk:
     """
 
     paths: list[bytes] = field(default_factory=list)
-    states: list[State] = field(default_factory=list)
+    states: States = field(default_factory=States)
     # Identity per file: (device, inode), and what tells the members of an archive apart. Those of
     # files that were not looked up are empty.
     keys: list[tuple[int, ...]] = field(default_factory=list)
@@ -79,7 +113,7 @@ class Walk:
     def keep(self, rows: Sequence[int]) -> None:
         """Keep some of the files."""
         self.paths = [self.paths[row] for row in rows]
-        self.states = [self.states[row] for row in rows]
+        self.states.keep(rows)
         self.keys = [self.keys[row] for row in rows]
 
     def passed_over(self) -> dict[str, Any]:
@@ -129,13 +163,18 @@ def walk(
     avoided = _identity(avoid)
     seen_folders: set[tuple[int, int]] = set()
     inside = None if follow_links else tuple(map(os.path.realpath, roots))
-    for root in roots:
-        if os.path.isdir(root):
-            _walk_folder(root, found, seen_folders, avoided, inside, looks_up or _LOOKS_UP_ALWAYS)
-        else:
-            _add_root_file(root, found)
-    if found.may_repeat or len(set(found.inodes)) < len(found.inodes):
-        _look_up_others(found)
+    with _LookUp(found) as look_up:
+        for root in roots:
+            if not os.path.isdir(root):
+                _add_root_file(root, found)
+                continue
+            for _ in _walk_folder(root, found, seen_folders, avoided, inside):
+                if looks_up:
+                    look_up.begin(_AT_ONCE)
+        may_repeat = found.may_repeat or len(set(found.inodes)) < len(found.inodes)
+        if looks_up or may_repeat:
+            look_up.finish()
+    if may_repeat:
         drop_repeats(found)
     return found
 
@@ -171,9 +210,11 @@ def _walk_folder(
     seen_folders: set[tuple[int, int]],
     avoided: tuple[int, int] | None,
     inside: tuple[bytes, ...] | None,
-    looks_up: bool,
-) -> None:
-    """Walk over one root; `inside` are the folders that no link may leave, None if links may."""
+) -> Iterator[None]:
+    """Walk over one root, and yield after each folder.
+
+    `inside` are the folders that no link may leave, None if links may.
+    """
     pending = [root]
     while pending:
         folder = pending.pop()
@@ -189,12 +230,13 @@ def _walk_folder(
             found.unreadable.append(os.fsdecode(folder))
             continue
         folders = []
-        trusts_listing = not looks_up and _can_be_searched(folder)
-        if not _LOOKS_UP_ALWAYS and _add_files(listed, found, looks_up=not trusts_listing):
+        trusts_listing = not _LOOKS_UP_ALWAYS and _can_be_searched(folder)
+        if trusts_listing and _add_files(listed, found):
+            yield
             continue
         for entry in listed:
             try:
-                if trusts_listing and _add_files([entry], found, looks_up=False):
+                if trusts_listing and _add_files([entry], found):
                     continue
                 if not entry.is_dir():
                     is_link = entry.is_symlink()
@@ -210,29 +252,24 @@ def _walk_folder(
                     folders.append(entry.path)
             except OSError:
                 _add_failed(entry, found)
+        yield
         pending.extend(reversed(folders))
 
 
-def _add_files(listed: Sequence[os.DirEntry[bytes]], found: Walk, *, looks_up: bool) -> bool:
-    """Add entries if all of them are regular files that can be described; return whether they are.
+def _add_files(listed: Sequence[os.DirEntry[bytes]], found: Walk) -> bool:
+    """Add entries, without their states, if all of them are regular files; return whether they are.
 
     One list per fact: a loop over the files takes twice as long.
     """
     try:
         if not all(entry.is_file(follow_symlinks=False) for entry in listed):
             return False
-        statuses = [entry.stat() for entry in listed] if looks_up else []
     except OSError:
         return False
     found.paths.extend([entry.path for entry in listed])
-    if looks_up:
-        found.states.extend(map(state_of, statuses))
-        found.keys.extend([(status.st_dev, status.st_ino) for status in statuses])
-        found.inodes.extend([status.st_ino for status in statuses])
-    else:
-        found.states.extend([NO_STATE] * len(listed))
-        found.keys.extend([()] * len(listed))
-        found.inodes.extend([entry.inode() for entry in listed])
+    found.states.append_unknown(len(listed))
+    found.keys.extend([()] * len(listed))
+    found.inodes.extend([entry.inode() for entry in listed])
     return True
 
 
@@ -292,17 +329,78 @@ def _add_root_file(path: bytes, found: Walk) -> None:
     found.add(path, state_of(status), (status.st_dev, status.st_ino))
 
 
-def _look_up_others(found: Walk) -> None:
-    """Look up the files that the walk only listed, and leave out those that are gone."""
-    gone = set()
-    for row, path in enumerate(found.paths):
-        if not found.keys[row]:
-            try:
-                found.keys[row], found.states[row] = identity_of(path)
-            except OSError:
-                gone.add(row)
-    if gone:
-        found.keep([row for row in range(len(found.paths)) if row not in gone])
+class _LookUp:
+    """The look at the files that a walk only lists, beside the walk in threads."""
+
+    def __init__(self, found: Walk) -> None:
+        self._found = found
+        self._begun: list[tuple[int, Future[bytes]]] = []
+        self._stop = 0
+        self._team = ThreadPoolExecutor(min(_MOST_THREADS, available_cores()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._team.shutdown(cancel_futures=True)
+
+    def begin(self, least: int) -> None:
+        """Begin to look up the files that were listed since the last time, if they are so many."""
+        start, stop = self._stop, len(self._found.paths)
+        if stop - start < least:
+            return
+        self._stop = stop
+        if not all(self._found.keys[start:]):
+            paths = tuple(self._found.paths[start:])
+            self._begun.append((start, self._team.submit(look_up_files, paths)))
+
+    def finish(self) -> None:
+        """Look up all files that were not yet, and leave out those that are gone."""
+        self.begin(1)
+        gone: set[int] = set()
+        for start, done in self._begun:
+            _put(self._found, start, done.result(), gone)
+        if gone:
+            self._found.keep([row for row in range(len(self._found.paths)) if row not in gone])
+
+
+def _put(found: Walk, start: int, data: bytes, gone: set[int]) -> None:
+    """Put what was found of the files from row `start` on that have no state yet."""
+    numbers = np.frombuffer(data, np.int64).reshape(-1, _NUMBERS)
+    stop = start + len(numbers)
+    is_new = np.array([not key for key in found.keys[start:stop]], np.bool_)
+    is_file = is_new & (numbers[:, -1] == 1)
+    rows = np.flatnonzero(is_file)
+    states = numbers[rows, :4]
+    states[:, -1] &= _LOW_BITS
+    found.states.put(rows + start, states)
+    devices, inodes = numbers.view(np.uint64)[:, [4, 3]].T.tolist()
+    identities = list(zip(devices, inodes, strict=True))
+    if is_file.all():
+        found.keys[start:stop] = identities
+        return
+    for row in rows.tolist():
+        found.keys[start + row] = identities[row]
+    for row in np.flatnonzero(is_new & ~is_file).tolist():
+        if not _look_up_one(found, start + row):
+            gone.add(start + row)
+
+
+def _look_up_one(found: Walk, row: int) -> bool:
+    """Look up a file that is no regular one any more, or could not be; return whether it counts."""
+    path = found.paths[row]
+    try:
+        status = os.stat(path)
+    except OSError:
+        if os.path.lexists(path):
+            found.unreadable.append(os.fsdecode(path))
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        found.special_files += 1
+        return False
+    found.keys[row] = status.st_dev, status.st_ino
+    found.states.put(np.array([row]), np.array([state_of(status)[:4]], np.int64))
+    return True
 
 
 def drop_repeats(found: Walk) -> None:

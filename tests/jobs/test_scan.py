@@ -3,13 +3,14 @@
 import contextlib
 import functools
 import os
+import random
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ posix_only = pytest.mark.skipif(
     os.name != "posix", reason="links, modes and signals are those of POSIX"
 )
 TABLES = ("files", "frames", "stacks", "problems")
+ALL_TABLES = (*TABLES, "annotations")
 
 
 @pytest.fixture
@@ -76,15 +78,18 @@ def scan(*roots: Any, out: Any = None, **options: Any) -> Index:
     return dicomdl.scan(list(roots), out=out, progress=False, **options)
 
 
-def content(index: Index) -> dict[str, list[str]]:
-    """All tables of an index as text, independent of the encoding of columns.
+def content(index: Index, tables: Sequence[str] = TABLES) -> dict[str, list[str]]:
+    """Tables of an index as text, independent of the encoding of columns.
 
-    As text, because NaN does not equal itself.
+    As text, because NaN does not equal itself. Without digests of pixels, which an index keeps of
+    frames that were compared once.
     """
-    return {
-        name: [repr(row) for row in getattr(index._generation, name).plain().arrow.to_pylist()]
-        for name in TABLES
-    }
+    found = {}
+    for name in tables:
+        arrow = getattr(index._generation, name).plain().arrow
+        columns = [column for column in arrow.column_names if column != "pixel_digest"]
+        found[name] = [repr(row) for row in arrow.select(columns).to_pylist()]
+    return found
 
 
 def names(index: Index) -> list[str]:
@@ -458,6 +463,49 @@ def test_updates_in_many_small_steps_equal_one_fresh_scan(tmp_path: Path, out: s
     (root / files[0].name).unlink()
     index = scan(root, out=out)
     assert content(index) == content(scan(root, out=out + "-fresh"))
+
+
+@posix_only
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("seed", range(4))
+def test_an_update_after_any_changes_has_the_tables_of_a_fresh_scan(
+    root: Path, out: str, seed: int
+) -> None:
+    """Files appear, vanish, change, take the place of others, and become folders or links."""
+    chance = random.Random(seed)
+    write_series(root / "mr", shape=(4, 5, 7), modality="MR")
+    scan(root, out=out)
+    for step in range(6):
+        for _ in range(chance.choice((1, 1, 3))):
+            change_something(root, chance, f"{step}")
+        index, fresh = scan(root, out=out), scan(root, out=f"{out}-{step}")
+        assert content(index, ALL_TABLES) == content(fresh, ALL_TABLES)
+        assert index.ledger == fresh.ledger
+        assert scan(root, out=out).generation == index.generation
+
+
+def change_something(root: Path, chance: random.Random, name: str) -> None:
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    path, other = chance.sample(files, 2)
+    new = path.with_name(f"{chance.choice('!0z~')}{chance.random()}{name}")
+    match chance.randrange(8):
+        case 0:
+            path.unlink()
+        case 1:
+            shutil.copyfile(path, new)
+        case 2:
+            path.write_bytes(other.read_bytes())
+        case 3:
+            path.rename(new)
+        case 4:
+            path.rename(other)
+        case 5:
+            path.unlink()
+            shutil.copytree(root / "mr", path)
+        case 6:
+            new.symlink_to(path)
+        case 7:
+            os.link(path, new)
 
 
 @pytest.mark.quick(1)
