@@ -27,7 +27,10 @@ ROOT = Path(__file__).parent
 FOLDER = ROOT / "dicomdl/_kernels"
 NAME = "dicomdl._kernels._compiled"
 # Pointers to samples of several types may share memory; overflow of integers wraps.
-UNIX_FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-fno-strict-aliasing", "-fvisibility=hidden"]
+UNIX_FLAGS = [
+    *("-std=c11", "-O3", "-Wall", "-Wextra", "-fno-strict-aliasing", "-fvisibility=hidden"),
+    "-pthread",
+]
 SANITIZE_FLAGS = [
     *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     *("-fno-omit-frame-pointer", "-g", "-O1"),
@@ -77,7 +80,7 @@ def _compiled(scratch: Path) -> Path:
         include_dirs=[str(FOLDER)],
         define_macros=[("Py_LIMITED_API", "0x030B0000")],
         extra_compile_args=[*flags, *checks],
-        extra_link_args=checks[:1],
+        extra_link_args=[*flags[-1:], *checks[:1]],
         py_limited_api=True,
     )
     command = build_ext(Distribution({"name": "dicomdl", "ext_modules": [extension]}))

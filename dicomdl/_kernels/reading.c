@@ -1,5 +1,5 @@
 /* Pieces of many files, read into one block, each after a look at the state of its file. Samples are
- * changed to values on the way, while they are in the processor's cache.
+ * changed to values on the way, while they are in the processor's cache. Threads share the pieces.
  *
  * The rule: anything unusual ends the call before that piece - a file in another state, a short
  * read, an error of the system. The caller gets the number of pieces that are complete and repeats
@@ -12,6 +12,7 @@ PyObject *fill_block(PyObject *module, PyObject *args);
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -28,6 +29,7 @@ PyObject *fill_block(PyObject *module, PyObject *args);
 #define WIDE_GAP 8192
 /* Bytes that are read at once before they are changed: they stay in the second cache. */
 #define HOT 122880
+#define MOST_THREADS 64
 /* A read that takes longer than this, and more than 2 ns per byte, did not come from memory. */
 #define PROMPT_NS 30000
 
@@ -277,6 +279,75 @@ read_block(Block *block)
     return piece;
 }
 
+/* The pieces that one thread reads. */
+typedef struct {
+    Block block;
+    Change change; /* where all pieces have one: the thread's own copy, for what it finds */
+    Py_ssize_t first, done;
+    pthread_t thread;
+    int is_started;
+} Share;
+
+static void
+take_share(const Block *block, Share *share, Py_ssize_t number, Py_ssize_t threads)
+{
+    Py_ssize_t begin = block->pieces * number / threads;
+    Block *own = &share->block;
+    *own = *block;
+    own->pieces = block->pieces * (number + 1) / threads - begin;
+    own->paths += begin;
+    own->facts += FACTS * begin;
+    own->offsets += begin;
+    own->open += begin;
+    own->out += begin * block->values * block->value_size;
+    own->mask = own->mask == NULL ? NULL : own->mask + begin * BYTES_OF_BITS(block->values);
+    own->hot += number * HOT;
+    if (block->changed == 1) {
+        share->change = block->changes[0];
+        own->changes = &share->change;
+    }
+    else {
+        own->changes += block->changed == 0 ? 0 : begin;
+    }
+    share->first = begin;
+}
+
+static void *
+read_share(void *given)
+{
+    Share *share = given;
+    share->done = read_block(&share->block);
+    return NULL;
+}
+
+/* Read the pieces in so many threads, of which this is one; return how many are complete from the
+ * first one. Where the system lacks a thread, this one reads its share. */
+static Py_ssize_t
+read_shares(Block *block, Share *shares, Py_ssize_t threads)
+{
+    Py_ssize_t done = 0;
+    for (Py_ssize_t number = threads - 1; number >= 0; number--) {
+        Share *share = shares + number;
+        take_share(block, share, number, threads);
+        share->is_started =
+            number > 0 && pthread_create(&share->thread, NULL, read_share, share) == 0;
+        if (!share->is_started) {
+            read_share(share);
+        }
+    }
+    for (Py_ssize_t number = 0; number < threads; number++) {
+        Share *share = shares + number;
+        if (share->is_started) {
+            pthread_join(share->thread, NULL);
+        }
+        done += done == share->first ? share->done : 0;
+        if (block->changed == 1) {
+            block->changes[0].found |= share->change.found;
+        }
+    }
+    return done;
+}
+
 /* Fill the list of paths; without the interpreter lock the tuple keeps them alive. */
 static int
 take_paths(PyObject *paths, Py_ssize_t first, Block *block)
@@ -332,7 +403,7 @@ is_inside(Block *block, const Buffers *held, Py_ssize_t files, Py_ssize_t first)
 }
 
 static PyObject *
-read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
+read_checked(PyObject *paths, Py_ssize_t first, Py_ssize_t threads, Block *block, Buffers *held)
 {
     PyObject *result = NULL;
     if (!is_inside(block, held, PyTuple_Size(paths), first)) {
@@ -340,6 +411,10 @@ read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
         return NULL;
     }
     int *own = NULL;
+    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
+    threads = threads < block->pieces ? threads : block->pieces;
+    threads = threads < 1 ? 1 : threads;
+    Share *shares = PyMem_Calloc((size_t)threads, sizeof(Share));
     block->facts = (const int64_t *)held->facts.buf + FACTS * first;
     block->offsets = (const int64_t *)held->offsets.buf + first;
     block->out = held->out.buf;
@@ -347,9 +422,10 @@ read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
     block->folder = NO_FOLDER;
     block->was_given = held->open.obj != NULL;
     block->paths = PyMem_Calloc((size_t)block->pieces + 1, sizeof(char *));
-    block->hot = PyMem_Malloc(HOT);
+    block->hot = PyMem_Malloc((size_t)threads * HOT);
     own = block->was_given ? NULL : PyMem_Malloc(((size_t)block->pieces + 1) * sizeof(int));
-    if (block->paths == NULL || block->hot == NULL || (own == NULL && !block->was_given)) {
+    if (shares == NULL || block->paths == NULL || block->hot == NULL ||
+        (own == NULL && !block->was_given)) {
         PyErr_NoMemory();
     }
     else if (take_paths(paths, first, block) == 0) {
@@ -359,7 +435,7 @@ read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
             own[piece] = -1;
         }
         Py_BEGIN_ALLOW_THREADS
-        done = read_block(block);
+        done = read_shares(block, shares, threads);
         Py_END_ALLOW_THREADS
         int found = 0;
         for (Py_ssize_t number = 0; number < block->changed; number++) {
@@ -370,6 +446,7 @@ read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
     PyMem_Free((void *)block->paths);
     PyMem_Free(block->hot);
     PyMem_Free(own);
+    PyMem_Free(shares);
     return result;
 }
 
@@ -408,7 +485,7 @@ take_changes(PyObject *given, int has_mask, Block *block)
 }
 
 /* fill_block((paths, facts, offsets, flags), first, (begin, rows, row_bytes, lead, width), out,
- * mask, open, changes): the twin in `storage.pieces` says what they mean. */
+ * mask, open, changes, threads): the twin in `storage.pieces` says what they mean. */
 PyObject *
 fill_block(PyObject *module, PyObject *args)
 {
@@ -416,19 +493,19 @@ fill_block(PyObject *module, PyObject *args)
     Block block;
     Buffers held;
     PyObject *paths, *facts, *offsets, *mask, *open, *changes, *result = NULL;
-    Py_ssize_t first;
+    Py_ssize_t first, threads = 1;
     memset(&block, 0, sizeof(block));
     memset(&held, 0, sizeof(held));
-    if (PyArg_ParseTuple(args, "(O!OOi)n(nnnnn)w*OOO!:fill_block", &PyTuple_Type, &paths, &facts,
+    if (PyArg_ParseTuple(args, "(O!OOi)n(nnnnn)w*OOO!|n:fill_block", &PyTuple_Type, &paths, &facts,
                          &offsets, &block.flags, &first, &block.begin, &block.rows,
                          &block.row_bytes, &block.lead, &block.width, &held.out, &mask, &open,
-                         &PyTuple_Type, &changes) &&
+                         &PyTuple_Type, &changes, &threads) &&
         PyObject_GetBuffer(facts, &held.facts, PyBUF_SIMPLE) == 0 &&
         PyObject_GetBuffer(offsets, &held.offsets, PyBUF_SIMPLE) == 0 &&
         (mask == Py_None || PyObject_GetBuffer(mask, &held.mask, PyBUF_WRITABLE) == 0) &&
         (open == Py_None || PyObject_GetBuffer(open, &held.open, PyBUF_WRITABLE) == 0) &&
         take_changes(changes, mask != Py_None, &block)) {
-        result = read_checked(paths, first, &block, &held);
+        result = read_checked(paths, first, threads, &block, &held);
     }
     release(&block, &held);
     return result;

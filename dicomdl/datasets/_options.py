@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from dicomdl.datasets._permutations import checked_count
-from dicomdl.datasets.worker import is_worker
+from dicomdl.datasets.worker import threads_here
 from dicomdl.errors import UsageError
 from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.isolation import IsolationOption, as_isolation
@@ -18,7 +18,6 @@ from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption, as_cache
 from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import remembered
-from dicomdl.storage.system import available_cores
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
@@ -101,11 +100,8 @@ class Reading:
         return self.cache is not None and not self.decoding.reduce and is_worth_caching(stack)
 
     def decoding_here(self) -> Decoding:
-        """Return the decoding with all cores, or with one core in a worker of a DataLoader.
-
-        The other workers use the other cores.
-        """
-        return self.decoding.with_threads(1 if is_worker() else available_cores())
+        """Return the decoding with the threads of this process."""
+        return self.decoding.with_threads(threads_here())
 
 
 @remembered("intensity recipes")

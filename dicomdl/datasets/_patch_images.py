@@ -14,6 +14,7 @@ from dicomdl.arrays import Float32, Voxel
 from dicomdl.datasets._assembly import Image, IntensityOn, channel_first, floored
 from dicomdl.datasets.label_maps import SLAB_VOXELS, of_thread
 from dicomdl.datasets.transport.images import new_array
+from dicomdl.datasets.worker import threads_here
 from dicomdl.values.intensity import Intensity
 from dicomdl.volumes.block_reader import BlockReader, Scratch
 from dicomdl.volumes.blocks import StackVoxels
@@ -93,7 +94,7 @@ class PatchImages:
         if isinstance(voxels, StackVoxels):
             table = voxels.network_table(recipe, marks_padding=shows)
             if table is not None:
-                voxels.read_by(table, start, end, image)
+                voxels.read_by(table, start, end, image, threads=threads_here())
                 return
         step = max(1, SLAB_VOXELS // (self.size[1] * self.size[2]))
         for first in range(0, self.size[0], step):

@@ -20,12 +20,11 @@ from dicomdl.datasets._options import OnError, Policy
 from dicomdl.datasets.base import SampleDataset, Transform
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.transport.images import new_array
-from dicomdl.datasets.worker import is_worker
+from dicomdl.datasets.worker import threads_here
 from dicomdl.errors import EmptySelection, PixelError, TruncatedPixels, UsageError
 from dicomdl.index.shard_manifests import ShardManifest, ShardRow
 from dicomdl.index.text import counted
 from dicomdl.storage.sources import Handle, Source, opened, read_exactly, read_range
-from dicomdl.storage.system import available_cores
 
 _NPY: Final = ".npy"
 _IMAGE: Final = "image.npy"
@@ -234,7 +233,7 @@ class ShardDataset(SampleDataset):
 
     def _fill(self, values: Float32, image: "_Stored", place: ShardRow) -> None:
         """Read an image into flat float32 values, by all cores outside of workers."""
-        threads = 1 if is_worker() else available_cores()
+        threads = threads_here()
         threads = max(1, min(threads, values.nbytes // _LEAST_PER_THREAD))
         bounds = np.linspace(0, values.size, threads + 1).astype(np.int64)
 

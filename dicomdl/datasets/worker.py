@@ -14,6 +14,7 @@ import torch
 
 from dicomdl.datasets._deaths import end_with_parent
 from dicomdl.errors import DicomdlError, facts_line, is_facts_line
+from dicomdl.storage.system import available_cores
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -22,6 +23,14 @@ Result = TypeVar("Result")
 def is_worker() -> bool:
     """Return whether this process is a worker of a DataLoader."""
     return torch.utils.data.get_worker_info() is not None
+
+
+def threads_here() -> int:
+    """Return the threads for one sample: one per core, but one in a worker of a DataLoader.
+
+    The other workers use the other cores.
+    """
+    return 1 if is_worker() else available_cores()
 
 
 def errors_leave_whole(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

@@ -29,6 +29,8 @@ Bytes = npt.NDArray[np.uint8]
 Descriptors = npt.NDArray[np.int32]
 # Bytes of one call: between calls, an interrupt is noticed.
 _MOST_AT_ONCE: Final = 32 * 2**20
+# Starting a thread takes as long as reading a twentieth of this.
+_THREAD_BYTES: Final = 4 * 2**20
 # Bytes of samples that Python changes together: fewer cost calls, more leave the processor's cache.
 _TOGETHER: Final = 4 * 2**20
 
@@ -105,6 +107,7 @@ def pure_fill_block(
     bits: Bits | None,
     kept: Descriptors | None,
     changes: tuple[Change, ...],
+    threads: int = 1,
 ) -> tuple[int, int]:
     """Fill `out` with the window of consecutive pieces.
 
@@ -123,6 +126,8 @@ def pure_fill_block(
         there, or are closed without `kept`.
     changes
         One of each piece, one of all of them, or none for bytes as they are.
+    threads
+        How many share the pieces; the twin in Python is one.
 
     Returns
     -------
@@ -130,6 +135,7 @@ def pure_fill_block(
         How many pieces are complete: fewer than `out` has room for where the next one needs its
         handle. And what their changes have found.
     """
+    del threads
     target = _Target(window, out, bits, changes)
     for done in range(len(out)):
         descriptor = _opened(places, first + done, kept)
@@ -276,6 +282,7 @@ class Pieces:
         out: Values,
         bits: Bits | None = None,
         changes: Sequence[Change] = (),
+        threads: int = 1,
     ) -> int:
         """Fill `out` with the window of pieces from number `first`; return what changes have found.
 
@@ -289,6 +296,8 @@ class Pieces:
             (pieces, bytes), C-contiguous: 1 for padding. A piece begins with a byte.
         changes
             One of each piece, one of all of them, or none.
+        threads
+            How many may read, each at least `_THREAD_BYTES`.
 
         Raises
         ------
@@ -304,8 +313,10 @@ class Pieces:
             own = changes[part] if len(changes) > 1 else changes
             room = None if bits is None else bits[part]
             kept = kept_descriptors(self, first + done, part.stop - done)
+            size = (part.stop - part.start) * window.rows * window.row_bytes
             complete, more = fill_block(
-                self._places, first + done, window, parts[part], room, kept, tuple(own)
+                *(self._places, first + done, window, parts[part], room, kept, tuple(own)),
+                min(threads, max(1, size // _THREAD_BYTES)),
             )
             done, found = done + complete, found | more
             if done < part.stop:

@@ -283,14 +283,16 @@ class StackVoxels:
         own = self.conversions[0]
         return network_table(self._first, own, recipe, marks_padding=marks_padding)
 
-    def read_by(self, table: Float32, start: Voxel, stop: Voxel, out: Float32) -> None:
+    def read_by(
+        self, table: Float32, start: Voxel, stop: Voxel, out: Float32, *, threads: int = 1
+    ) -> None:
         """Fill `out` with the network values of a block, by a `network_table` of this reader."""
         require_inside(start, stop, self.shape)
         window = slice(start[1], stop[1]), slice(start[2], stop[2])
         slices, look_up = range(start[0], stop[0]), LookUp(table)
         kept = self._kept_samples(slices, window, is_owned=False)
         if kept is None:
-            self._read_samples(slices, window, out, changes=[look_up])
+            self._read_samples(slices, window, out, changes=[look_up], threads=threads)
         else:
             look_up(kept, out, None)
 
@@ -321,6 +323,7 @@ class StackVoxels:
         out: Values,
         bits: Bits | None = None,
         changes: Changes = (),
+        threads: int = 1,
     ) -> int:
         """Fill `out` with a block, as `Pieces.read` does."""
         assert self._pieces is not None
@@ -333,7 +336,7 @@ class StackVoxels:
             columns.start * item,
             (columns.stop - columns.start) * item,
         )
-        return self._pieces.read(slices.start, part, out, bits, changes)
+        return self._pieces.read(slices.start, part, out, bits, changes, threads)
 
     def _converted(
         self,

@@ -136,7 +136,8 @@ def test_both_loops_give_the_values_of_the_steps_one_by_one(
     for loop in LOOPS:
         out, mask = np.empty(samples.shape, dtype), bits_for(samples.shape)
         given = mask if has_mask else None
-        done, found = loop(places, first, window, out, given, None, changes)
+        threads = data.draw(st.sampled_from((1, 2, 3, 9)))
+        done, found = loop(places, first, window, out, given, None, changes, threads)
         assert (done, found) == (len(parts), every)
         assert np.array_equal(out.view(np.uint8), expected.view(np.uint8))
         assert not has_mask or np.array_equal(mask, masks)
@@ -177,6 +178,28 @@ def test_a_file_that_ends_too_early_is_an_error_of_its_piece(loop: Any, folder: 
     with pytest.raises(TruncatedPixels) as caught:
         read(of(paths), a_pass("H", "h", 1, 0, padding=(0, 100)), 300, 1024)
     assert caught.value.__notes__ == ["piece 2"]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, FILES, 1 << 40])
+@pytest.mark.parametrize("gone", [(0,), (1,), (3,), (1, 3), (0, 1, 2, 3)])
+def test_threads_count_the_pieces_before_the_first_one_that_is_gone(
+    loop: Any, folder: Path, threads: int, gone: tuple[int, ...]
+) -> None:
+    content, paths = written(folder, 5, 24)
+    places, change = of(paths)._places, a_pass("H", "h", 1, 0, padding=(0, 4095))
+    assert places is not None
+    for number in gone:
+        paths[number].unlink()
+    for kept in (None, np.full(FILES, -1, np.int32)):
+        out, mask = np.zeros((FILES, 60), np.int16), bits_for((FILES, 60))
+        window = Window(0, 5, 24, 0, 24)
+        done, found = loop(places, 0, window, out, mask, kept, (change,), threads)
+        assert done == gone[0] and (not done or found == FOUND)
+        assert np.array_equal(out[:done].view(np.uint8), content[:done].reshape(done, 120))
+        if kept is not None:
+            assert (kept[:done] >= 0).all() and (kept[list(gone)] == -1).all()
+            for descriptor in kept[kept >= 0].tolist():
+                os.close(descriptor)
 
 
 def test_what_one_of_several_changes_finds_is_found(loop: Any, folder: Path) -> None:
