@@ -40,7 +40,7 @@ from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.sample_labels import SampleLabels, kept_reasons, surveyed
 from dicomdl.datasets.selection import StackChoice, Taken
 from dicomdl.datasets.transport.images import BatchImages
-from dicomdl.datasets.worker import errors_leave_whole, is_worker
+from dicomdl.datasets.worker import errors_leave_whole
 from dicomdl.errors import (
     DicomdlError,
     IndexFolderError,
@@ -55,7 +55,7 @@ from dicomdl.index.index import Index
 from dicomdl.index.views import Group, Stack, Stacks
 from dicomdl.labels.source import LabelSource
 from dicomdl.pixels.recorder import Recorder
-from dicomdl.storage.sources import kept_open
+from dicomdl.storage.sources import KeptFiles, kept_open
 
 Transform = Callable[[Sample], Any]
 # The number of rows to try instead of one that cannot be read.
@@ -99,6 +99,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         self._epoch = SharedEpoch()
         self._log = SkippedLog()
         self._recorder = Recorder()
+        self._files = KeptFiles()
 
     @property
     def epoch(self) -> int | None:
@@ -175,7 +176,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, row: int) -> Any:
         epoch = self._epoch_of(row)
         row = self._checked(row)
-        with BatchImages(0):
+        with BatchImages(0), kept_open(self._files):
             sample, error = self._tried(row, epoch)
             if sample is None:
                 sample = self._replacement(row, epoch, error)
@@ -236,7 +237,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         """
         results: list[tuple[Sample | None, BaseException | None]] = [(None, None)] * len(rows)
         numbers = [self._checked(row) for row in rows]
-        with kept_open(for_next=is_worker()), self._batch(numbers):
+        with kept_open(self._files), self._batch(numbers):
             for position in sorted(range(len(rows)), key=numbers.__getitem__):
                 epoch = self._epoch_of(rows[position])
                 if images is not None:

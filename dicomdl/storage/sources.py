@@ -186,35 +186,45 @@ MOST_OPEN: Final = 128
 _kept_files: Final = threading.local()
 
 
+class KeptFiles(threading.local):
+    """Descriptors of `storage.pieces` that stay open from block to block, those of each thread.
+
+    They are closed with this object, of which a copy holds none.
+    """
+
+    def __init__(self) -> None:
+        self.pieces = OpenPieces()
+
+    def __reduce__(self) -> Any:
+        return KeptFiles, ()
+
+
 @contextlib.contextmanager
-def kept_open(*, for_next: bool = False) -> Iterator[None]:
+def kept_open(files: KeptFiles | None = None) -> Iterator[None]:
     """Keep the files that this thread reads open until the block ends, at most `MOST_OPEN` of them.
 
-    A batch is read inside such a block. With `for_next`, descriptors of `storage.pieces` stay open
-    for the next block of this thread, which looks at the state of each file again.
+    A batch is read inside such a block. The descriptors in `files` stay open for the next one,
+    which looks at the state of each file again.
     """
     if getattr(_kept_files, "handles", None) is not None:
         yield
         return
     _kept_files.handles = {}
-    if getattr(_kept_files, "pieces", None) is None:
-        _kept_files.pieces = OpenPieces()
+    _kept_files.pieces = OpenPieces() if files is None else files.pieces
     try:
         yield
     finally:
         for handle, _ in _kept_files.handles.values():
             handle.close()
-        _kept_files.handles = None
-        if not for_next:
+        if files is None:
             _kept_files.pieces.close()
+        _kept_files.handles = _kept_files.pieces = None
 
 
 def kept_descriptors(pieces: Sized, first: int, count: int) -> Descriptors | None:
     """Return the descriptors of pieces that stay open in this thread; None outside `kept_open`."""
-    if getattr(_kept_files, "handles", None) is None:
-        return None
-    kept: OpenPieces = _kept_files.pieces
-    return kept.of(pieces, first, count)
+    kept: OpenPieces | None = getattr(_kept_files, "pieces", None)
+    return None if kept is None else kept.of(pieces, first, count)
 
 
 def close_kept_descriptors() -> None:

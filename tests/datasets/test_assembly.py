@@ -12,16 +12,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import index_of
+from descriptors import HAS_PROC, open_below
 from phantoms import ramp, write_series
 from pydicom.uid import JPEG2000Lossless
 from torch.utils.data import DataLoader
 
 import dicomdl
+from dicomdl.datasets import worker
 from dicomdl.datasets._options import Policy
 from dicomdl.datasets.base import SampleDataset
 from dicomdl.datasets.device.intensity import apply_intensity
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import DicomdlError, FileChanged, UsageError
+from dicomdl.storage import pieces
+from dicomdl.storage.system import CAN_SHARE
 from dicomdl.values.windows import Limits, Percentile, Window
 
 SHAPE = (5, 12, 14)
@@ -222,6 +226,38 @@ def test_a_batch_comes_in_the_order_asked_for_and_opens_each_file_once(
     assert [sample["row"] for sample in batch] == rows
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(alone, batch, strict=True))
     assert len(opened) == len(set(opened)) <= 5
+
+
+def test_files_stay_open_from_sample_to_sample_and_close_with_the_dataset(folder: Path) -> None:
+    paths = write_series(folder, shape=SHAPE)
+    patches = dicomdl.PatchDataset(index_of(folder), (5, 4, 4), per_stack=4, intensity="modality")
+    assert open_below(folder) == 0
+    first = [patches[row]["image"].shape for row in range(4)]
+    kept = open_below(folder)
+    assert kept == (len(paths) if HAS_PROC and CAN_SHARE else 0)
+    assert [patches[row]["image"].shape for row in range(4)] == first
+    assert open_below(folder) == kept
+    copied = pickle.loads(pickle.dumps(patches))
+    paths[2].unlink()
+    del patches
+    assert open_below(folder) == 0
+    with pytest.raises(FileChanged, match="gone"):
+        copied[0]
+
+
+def test_a_large_patch_is_the_same_in_one_thread_and_in_several(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(folder, shape=(9, 40, 30))
+    index, found = index_of(folder), []
+    monkeypatch.setattr(pieces, "_THREAD_BYTES", 1000)
+    for cores in (1, 2, 4):
+        monkeypatch.setattr(worker, "available_cores", lambda cores=cores: cores)
+        patches = dicomdl.PatchDataset(index, (8, 20, 10), per_stack=5, intensity=Window(50, 90))
+        patches.set_epoch(0)
+        found.append(torch.stack([patches[row]["image"] for row in range(5)]))
+        assert torch.equal(found[0], found[-1])
+    assert found[0].unique().numel() > 50
 
 
 def test_a_row_may_carry_its_epoch(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Pieces of many files in one block: both loops on the same files, whole, damaged and replaced."""
 
-import gc
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from descriptors import HAS_PROC, open_below
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from dicomdl.storage import _descriptors, _slow, pieces
 from dicomdl.storage.handles import MovedPath, Source, state_of
 from dicomdl.storage.paths import RootedPath, UnacceptedPath
 from dicomdl.storage.pieces import Pieces, Window
-from dicomdl.storage.sources import kept_open
+from dicomdl.storage.sources import KeptFiles, kept_open
 from dicomdl.storage.system import CAN_SHARE
 
 LOOPS = both(pieces.pure_fill_block) or (pieces.pure_fill_block,)
@@ -66,16 +67,8 @@ WHOLE = Window(0, ROWS, ROW_BYTES, 0, ROW_BYTES)
 PART = Window(2 * ROW_BYTES, 3, ROW_BYTES, 4, 10)
 
 
-def descriptors() -> int:
-    """How many are open, without those of objects that other tests left to the collector."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
-
-
 needs_loop = pytest.mark.skipif(not CAN_SHARE, reason="this system reads by handles alone")
-needs_proc = pytest.mark.skipif(
-    not os.path.isdir("/proc/self/fd"), reason="this system has no /proc"
-)
+needs_proc = pytest.mark.skipif(not HAS_PROC, reason="this system has no /proc")
 
 
 def test_rows_and_columns_of_pieces_are_those_of_the_files(loop: Any, folder: Path) -> None:
@@ -98,14 +91,14 @@ def test_pieces_of_several_folders_are_read_and_no_folder_stays_open(
     for number, name in enumerate(order):
         (folder / name).mkdir(exist_ok=True)
         paths[number] = paths[number].rename(folder / name / paths[number].name)
-    made, before = of(paths), descriptors()
+    made = of(paths)
     assert np.array_equal(read(made, 0, FILES, WHOLE), content)
     assert np.array_equal(read(made, 1, 3, PART), content[1:4, 2:5, 4:14])
-    assert descriptors() == before
+    assert open_below(folder) == 0
     paths[3].unlink()
     with pytest.raises(FileChanged, match="gone"):
         read(made, 0, FILES, WHOLE)
-    assert descriptors() == before
+    assert open_below(folder) == 0
 
 
 def test_wide_rows_are_read_row_by_row(loop: Any, folder: Path) -> None:
@@ -142,7 +135,7 @@ def test_both_loops_fill_the_same_bytes(tmp_path_factory: Any, data: st.DataObje
 @needs_proc
 def test_a_file_in_another_state_is_named_and_no_descriptor_stays(loop: Any, folder: Path) -> None:
     content, paths = written(folder)
-    made, before = of(paths), descriptors()
+    made = of(paths)
     os.utime(paths[3], ns=(1, 1))
     with pytest.raises(FileChanged, match="modification time") as caught:
         read(made, 1, 4, PART)
@@ -151,7 +144,7 @@ def test_a_file_in_another_state_is_named_and_no_descriptor_stays(loop: Any, fol
     paths[0].unlink()
     with pytest.raises(FileChanged, match="gone"):
         read(made, 0, 1, WHOLE)
-    assert descriptors() == before
+    assert open_below(folder) == 0
 
 
 def test_a_file_that_was_copied_over_with_its_times_is_refused(loop: Any, folder: Path) -> None:
@@ -217,19 +210,21 @@ def test_descriptors_stay_for_the_next_batch_and_see_a_replaced_file(
     loop: Any, folder: Path
 ) -> None:
     content, paths = written(folder)
-    made, before = of(paths, MovedPath), descriptors()
-    with kept_open(for_next=True):
+    made, kept = of(paths, MovedPath), KeptFiles()
+    with kept_open(kept):
         read(made, 0, 3, WHOLE)
-    assert descriptors() == before + 3
+    assert open_below(folder) == 3
     status = paths[1].stat()
     beside = folder / "beside.bin"
     beside.write_bytes(bytes(status.st_size))
     os.utime(beside, ns=(status.st_atime_ns, status.st_mtime_ns))
     beside.replace(paths[1])
-    with kept_open():
+    with kept_open(kept):
         found = read(made, 0, 3, WHOLE)
     assert np.array_equal(found[::2], content[:3:2]) and found[1].max() == 0
-    assert descriptors() == before
+    assert open_below(folder) == 3
+    del kept
+    assert open_below(folder) == 0
 
 
 @needs_loop
@@ -238,7 +233,6 @@ def test_the_files_used_last_stay_open_up_to_the_bound(
     loop: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content, paths = written(folder)
-    before = descriptors()
     held = _descriptors.OpenPieces()
     held._most = 4
     monkeypatch.setattr(pieces, "kept_descriptors", held.of)
@@ -248,10 +242,42 @@ def test_the_files_used_last_stay_open_up_to_the_bound(
         *((one, 0, 2, 2), (one, 0, 5, 2)),
     ):
         assert np.array_equal(read(made, first, count, WHOLE), content[first : first + count])
-        assert descriptors() == before + expected
-    del held
+        assert open_below(folder) == expected
+    beside = _descriptors.OpenPieces()
+    beside._most = 4
+    monkeypatch.setattr(pieces, "kept_descriptors", beside.of)
+    for count, expected in ((3, 2), (2, 4), (1, 4)):
+        assert np.array_equal(read(one, 0, count, WHOLE), content[:count])
+        assert open_below(folder) == expected
+    del held, beside
     monkeypatch.undo()
-    assert descriptors() == before
+    assert open_below(folder) == 0
+
+
+@needs_loop
+@needs_proc
+def test_each_thread_keeps_its_own_descriptors_which_end_with_it(folder: Path) -> None:
+    content, paths = written(folder)
+    made, kept = of(paths), KeptFiles()
+
+    def work(kept: KeptFiles) -> None:
+        with kept_open(kept):
+            assert np.array_equal(read(made, 0, FILES, WHOLE), content)
+        counts.append(open_below(folder))
+
+    counts: list[int] = []
+    work(kept)
+    thread = threading.Thread(target=work, args=(kept,))
+    thread.start()
+    thread.join()
+    assert counts == [FILES, 2 * FILES]
+    assert open_below(folder) == FILES
+    copy = pickle.loads(pickle.dumps(kept))
+    del kept, thread
+    assert open_below(folder) == 0
+    with kept_open(copy):
+        read(made, 0, 1, WHOLE)
+    assert open_below(folder) == 1
 
 
 def test_the_bound_is_a_part_of_what_the_system_allows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,12 +321,12 @@ def test_files_of_a_slow_file_system_are_read_by_their_handles(
 
 def test_threads_read_the_same_pieces_at_once(loop: Any, folder: Path) -> None:
     content, paths = written(folder)
-    made, wrong = of(paths), []
+    made, kept, wrong = of(paths), KeptFiles(), []
 
     def work() -> None:
         for number in range(60):
             first = number % 3
-            with kept_open(for_next=number % 2 == 0):
+            with kept_open(kept if number % 2 == 0 else None):
                 if not np.array_equal(read(made, first, 3, WHOLE), content[first : first + 3]):
                     wrong.append(number)
 
@@ -314,16 +340,16 @@ def test_threads_read_the_same_pieces_at_once(loop: Any, folder: Path) -> None:
 
 def test_a_child_reads_through_descriptors_that_it_inherits(loop: Any, folder: Path) -> None:
     content, paths = written(folder)
-    made = of(paths)
-    with kept_open(for_next=True):
+    made, kept = of(paths), KeptFiles()
+    with kept_open(kept):
         read(made, 0, FILES, WHOLE)
     child = os.fork()
     if child == 0:
-        with kept_open():
+        with kept_open(kept):
             fine = np.array_equal(read(made, 0, FILES, PART), content[:, 2:5, 4:14])
         os._exit(0 if fine else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    with kept_open():
+    with kept_open(kept):
         assert np.array_equal(read(made, 0, FILES, WHOLE), content)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import index_of
+from descriptors import open_below
 from phantoms import ramp, true_volume, write_multiframe, write_series
 from phantoms_multi import write_mosaic
 from pydicom.dataset import Dataset
@@ -235,12 +236,11 @@ def test_files_of_a_batch_are_opened_once(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         os, "open", lambda path, *a, **k: (opened.append(path), original(path, *a, **k))[1]
     )
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     with sources_module.kept_open():
         for _ in range(3):
             reader.read((1, 0, 0), (4, 5, 6))
     assert len(opened) == 3
-    assert not before or len(os.listdir("/proc/self/fd")) == before
+    assert open_below(folder) == 0
     monkeypatch.setattr(sources_module, "MOST_OPEN", 2)
     with sources_module.kept_open():
         array, _ = reader.read((0, 0, 0), (6, 5, 6))

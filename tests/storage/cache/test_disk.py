@@ -31,6 +31,7 @@ from cache_entries import (
     refuse_locks,
     start,
 )
+from descriptors import HAS_PROC, open_below
 
 from dicomdl.errors import MissingExtra, UsageError
 from dicomdl.storage import locks
@@ -56,13 +57,12 @@ def test_a_format_that_is_unknown_or_not_installed_is_told(
 
 @posix_only
 def test_a_disk_cache_has_nothing_open_until_it_is_used(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     made = DiskCache(tmp_path / "c")
-    assert not before or len(os.listdir("/proc/self/fd")) == before
+    assert open_below(tmp_path) == 0
     for number in range(disk_module.OPEN_ENTRIES + 20):
         made.get(key_of(number), functools.partial(content, number, (1, 2, 2)))
         made.get(key_of(number), never)
-    assert not before or len(os.listdir("/proc/self/fd")) <= before + disk_module.OPEN_ENTRIES
+    assert not HAS_PROC or 0 < open_below(tmp_path) <= disk_module.OPEN_ENTRIES
     assert_content(made.get(key_of(0), never), 0, shape=(1, 2, 2))
 
 
