@@ -233,6 +233,58 @@ def test_no_command_and_no_index_are_wrong_use(
     assert "there is no index" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def without_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the index of a folder without DICOM."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "in").mkdir()
+    (folder / "in/readme.txt").write_text("no DICOM")
+    main(["scan", str(folder / "in"), "-o", str(folder / "index"), "-q"])
+    return folder / "index"
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (1, ("check",)),
+        (1, ("check", "--pixels")),
+        (1, ("check", "--phi")),
+        (1, ("report", "--pictures", "0", "-o", "{out}.html")),
+        (2, ("convert", "-o", "{out}")),
+        (2, ("export", "--to", "png", "-o", "{out}")),
+        (2, ("card", "-o", "{out}", "--name", "nothing")),
+        (2, ("view", "--no-browser")),
+    ],
+    ids=lambda given: " ".join(given[:2]) if isinstance(given, tuple) else None,
+)
+def test_a_command_with_nothing_to_do_fails_and_says_so(
+    without_images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    arguments: tuple[str, ...],
+) -> None:
+    command, *options = (each.format(out=tmp_path / "out") for each in arguments)
+    assert main([command, str(without_images), *options]) == code
+    printed = capsys.readouterr()
+    text = printed.err if code == 2 else printed.out
+    assert re.search("the index has no image|there is no|no file was read|0 stacks", text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_of_a_folder_without_dicom_and_of_nothing_selected_fails(
+    without_images: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["-o", str(tmp_path / "out"), "-q"]
+    assert main(["convert", str(without_images.parent / "in"), *out]) == 2
+    assert "the index has no image: 1 file" in capsys.readouterr().err
+    main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
+    assert main(["convert", str(tmp_path / "i"), *out, "--where", "modality=PT"]) == 2
+    assert "no frame is selected of the 4 files" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "i"), *out, "--where", "instance_number=1"]) == 2
+    assert "no complete stack of an image is selected" in capsys.readouterr().err
+
+
 def test_json_is_json_and_nothing_else(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,11 +44,13 @@ def add(commands: Any) -> None:
 def run(given: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     from dicomdl.index import filtering
+    from dicomdl.index.given import require_frames
     from dicomdl.index.opening import open_index
     from dicomdl.jobs.viewer.server import ViewServer
 
     index = filtering.selected(open_index(given.index), given.where)
     index.require_readable()
+    require_frames(index, "view")
     server = ViewServer(index, given.port, given.niivue)
     server.start()
     print_text(f"{len(index.stacks):,} stacks at {server.url} (Ctrl-C ends it)")

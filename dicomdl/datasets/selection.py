@@ -17,8 +17,9 @@ from dicomdl.errors import DicomdlWarning, EmptySelection, UsageError
 from dicomdl.geometry.regular import is_worth_filling
 from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, VERDICTS, Irregular
 from dicomdl.headers.uids import CONTENTS
+from dicomdl.index.given import why_no_frames
 from dicomdl.index.index import Index
-from dicomdl.index.text import counted, format_ledger
+from dicomdl.index.text import counted
 
 # The package, whose frames a warning passes over.
 _PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -173,13 +174,7 @@ def report_left_out(taker: str, given: Index, samples: int, left_out: Sequence[L
 def _why_empty(given: Index, left_out: Sequence[LeftOut]) -> str:
     """Return the reason why nothing is left of an index, with counts."""
     if not len(given):
-        if not given.ledger["image"]:
-            return f"the index has no image: {format_ledger(given.ledger)}"
-        files = counted(given.ledger["image"], "files")
-        return (
-            f"no frame is selected of the {files} with images in the index: see the conditions of "
-            "select(), or the fractions of split(), whose parts may be empty with few patients"
-        )
+        return why_no_frames(given)
     if not left_out:
         return f"the sampler takes no sample from {counted(len(given.stacks), 'stacks')}"
     whole = f"{counted(len(given.stacks), 'stacks')} with {counted(len(given), 'frames')}"

@@ -155,8 +155,8 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs a person."""
-        return not self.problems and not any(row.needs_person for row in self.rows)
+        """Whether there are stacks, and nothing needs a person."""
+        return bool(self.rows) and not self.problems and not self.needing
 
     @property
     def remarks(self) -> list[str]:
@@ -232,11 +232,11 @@ class Check:
 
     def _headline(self) -> str:
         needing, files = len(self.needing), len(self.problems)
-        stacks = counted(len(self.rows), "stacks")
+        stacks = counted(len(self.rows), "stacks") if self.rows else "there is no stack"
         parts = [
             f"{needing:,} of {stacks} {'needs' if needing == 1 else 'need'} a person"
             if needing
-            else f"{stacks}, none needs a person"
+            else (f"{stacks}, none needs a person" if self.rows else stacks)
         ]
         parts += [f"{counted(files, 'files')} could not be used"] if files else []
         promised = sum(problem.reason == NOT_DELIVERED for problem in self.problems)

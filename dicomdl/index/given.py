@@ -4,11 +4,12 @@ import os
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from dicomdl.errors import IndexFolderError, UsageError
+from dicomdl.errors import EmptySelection, IndexFolderError, UsageError
 from dicomdl.index._numbers import View, parts_of
 from dicomdl.index.defaults import find_default
 from dicomdl.index.index import Index
 from dicomdl.index.opening import open_index
+from dicomdl.index.text import counted, format_ledger
 from dicomdl.index.views import Group
 from dicomdl.storage.folders import require_no_url
 
@@ -53,6 +54,23 @@ def as_index(given: Any, taker: str, others: Sequence[Any] = ()) -> Index:
             "each, and join them with torch.utils.data.ConcatDataset"
         )
     return Index(parts[0][0]).of_stacks([number for _, numbers in parts for number in numbers])
+
+
+def require_frames(index: Index, taker: str) -> None:
+    """Raise an EmptySelection for an index without images, or a selection of no frame."""
+    if not len(index):
+        raise EmptySelection(f"{taker}: {why_no_frames(index)}", left_out=[])
+
+
+def why_no_frames(index: Index) -> str:
+    """Return the reason why an index or a selection has no frame, with counts."""
+    if not index.ledger["image"]:
+        return f"the index has no image: {format_ledger(index.ledger)}"
+    files = counted(index.ledger["image"], "files")
+    return (
+        f"no frame is selected of the {files} with images in the index: see the conditions of "
+        "select(), or the fractions of split(), whose parts may be empty with few patients"
+    )
 
 
 def as_groups(given: Any) -> list[Group] | None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.errors import StorageError, UsageError
-from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.given import Indexed, as_index, require_frames
 from dicomdl.index.index import Index
 from dicomdl.index.schema import FORMAT
 from dicomdl.index.text import counted
@@ -203,6 +203,7 @@ def write_card(
     target = output_folder(folder)
     named = _named(splits, index)
     images = _images(index)
+    require_frames(images, "write_card")
     parts = parts_of(images, {part: _images(each) for part, each in named.items()})
     tables = {f"{TABLES}/{part.name}.csv": _table(part) for part in parts}
     listed = _data_files(target, files, tables)

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import EmptySelection, UsageError
 from dicomdl.geometry.verdict import Irregular
-from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.given import Indexed, as_index, require_frames
 from dicomdl.index.index import Index
+from dicomdl.index.text import counted
 from dicomdl.jobs._conversion import ConversionOptions, convert_image
 from dicomdl.jobs._conversion_plan import Planned, plan
 from dicomdl.jobs._file_names import output_folder
@@ -89,7 +90,8 @@ def convert(
     Raises
     ------
     UsageError
-        An option is none, the template is wrong, or it gives two images one name.
+        An option is none, the template is wrong, or it gives two images one name. An
+        EmptySelection, if there is no image.
     StorageError
         The output folder cannot be written to, or the disk is full. Images that are complete stay.
 
@@ -107,6 +109,7 @@ def convert(
     """
     index = as_index(source, "convert")
     index.require_readable()
+    require_frames(index, "convert")
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
     workers = workers or available_cores()
@@ -123,6 +126,12 @@ def convert(
     )
     segmentations = _segmentations(index)
     images = plan(index.of_stacks(_others(index, segmentations)), names, irregular)
+    if not images:
+        stacks = counted(len(segmentations), "stacks")
+        others = f" but {stacks} of segmentations, labels of images" if segmentations else ""
+        raise EmptySelection(
+            f"convert: no complete stack of an image is selected{others}", left_out=[]
+        )
     storage.make_folder(target)
     for folder in {os.path.dirname(os.path.join(target, image.name)) for image in images}:
         storage.remove_old(folder, _DAY_S, time.time(), pattern=_TEMPORARY)

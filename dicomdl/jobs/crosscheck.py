@@ -111,11 +111,13 @@ class PixelCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether all values are equal within rounding, and no decoder refused a frame.
+        """Whether there are frames, all values equal within rounding, and no decoder refused one.
 
         Frames without a second decoder do not count against it.
         """
-        return not any(row.different or row.only_one or row.refused_by_both for row in self.rows)
+        return bool(self.rows) and not any(
+            row.different or row.only_one or row.refused_by_both for row in self.rows
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain values for JSON."""
@@ -157,6 +159,8 @@ class PixelCheck:
         )
 
     def _headline(self) -> str:
+        if not self.rows:
+            return "Pixels: there is no frame to decode"
         bad = sum(row.different + row.only_one + row.refused_by_both for row in self.rows)
         sampled = f", a sample of {counted(self.kinds, 'kinds')}" if self.kinds else ""
         needs = "needs" if bad == 1 else "need"

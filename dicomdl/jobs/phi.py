@@ -116,8 +116,8 @@ class PhiCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether only UIDs carry values, and no pixels and no unread file give a reason."""
-        found = any(each.kind != _UID for each in self.attributes)
+        """Whether there are files, only UIDs carry values, and no pixels or unread file speak."""
+        found = not self.files or any(each.kind != _UID for each in self.attributes)
         return not (found or self.private_files or self.pixels or self.unread)
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,6 +150,8 @@ class PhiCheck:
         return "\n".join(printable(line) for line in [*lines, f"  in {self.path}"])
 
     def _headline(self) -> str:
+        if not self.files:
+            return "PHI: no file was read"
         number = sum(each.kind == _IDENTITY for each in self.attributes)
         of = f"PS3.15 Table E.1-1, {self.edition}"
         files = counted(self.files, "files")

@@ -76,7 +76,8 @@ def send(
     Raises
     ------
     UsageError
-        A path does not exist, `peer` is no address, or commitment is asked of a DICOMweb service.
+        A path does not exist, no file is DICOM, `peer` is no address, or commitment is asked of a
+        DICOMweb service.
     NetworkError
         The server cannot be reached, or rejects the association, before the first file is sent.
     MissingExtra
@@ -96,6 +97,8 @@ def send(
     record = SendLedger(None if ledger is None else os.fspath(ledger), str(peer))
     try:
         items = _to_send(what, record)
+        if not (items or record.sent.failed):
+            raise UsageError("there is nothing to send: what is given holds no DICOM file")
         new = [item for item in items if not record.has(item)]
         with progress_bar(total=len(new), unit="file", desc="sending", shown=progress) as bar:
             if isinstance(peer, Service):

@@ -51,9 +51,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs a person: no stack, no file, no leak, no missing picture."""
+        """Whether there are stacks, and no stack, file, leak or missing picture needs a person."""
         is_apart = self.audit is None or self.audit.ok
-        return is_apart and not (self.problems or self.needing or self.undrawn)
+        return (
+            bool(self.stacks) and is_apart and not (self.problems or self.needing or self.undrawn)
+        )
 
     @property
     def html(self) -> str:

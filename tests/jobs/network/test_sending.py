@@ -284,6 +284,12 @@ def test_a_server_that_is_not_there_is_an_error_and_no_list_of_failures(tmp_path
     assert main(["send", f"dicom://SCP@127.0.0.1:{free_port()}", CT, "-q"]) == 2
 
 
+def test_nothing_to_send_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("no DICOM")
+    with pytest.raises(UsageError, match="nothing to send"):
+        send(Peer("127.0.0.1", free_port(), "SCP"), tmp_path, progress=False)
+
+
 def report(association: Any, transaction: str, done: list[Any], failed: list[Any]) -> None:
     """Answer to a request for commitment."""
     told = Dataset()
