@@ -371,12 +371,12 @@ def test_stacks_that_a_selection_took_apart_are_counted_and_not_judged(
     )
 
 
-def test_an_empty_index_is_fine(tmp_path: Path, scanned: Scan) -> None:
+def test_an_empty_index_is_shown_and_its_check_is_not_ok(tmp_path: Path, scanned: Scan) -> None:
     (tmp_path / "dicom").mkdir()
     check = scanned().check()
     assert (
-        check.ok
-        and "0 stacks, none needs a person" in check.text()
+        not check.ok
+        and "Check: there is no stack" in check.text()
         and check._repr_html_()
         and json.dumps(check.to_dict())
     )
