@@ -137,15 +137,15 @@ def pure_fill_block(
     """
     del threads
     target = _Target(window, out, bits, changes)
+    part = slice(first, first + len(out))
+    facts, begins = places.facts[part].tolist(), (places.offsets[part] + window.begin).tolist()
     for done in range(len(out)):
-        descriptor = _opened(places, first + done, kept)
+        descriptor = _opened(places, first + done, facts[done], kept)
         if descriptor < 0:
             break
         buffer = target.buffer(done)
         try:
-            length = read_into(
-                descriptor, buffer.data, int(places.offsets[first + done]) + window.begin
-            )
+            length = read_into(descriptor, buffer.data, begins[done])
         except OSError:
             length = -1
         finally:
@@ -220,10 +220,10 @@ class _Target:
 fill_block = compiled_or(pure_fill_block)
 
 
-def _opened(places: Places, piece: int, kept: Descriptors | None) -> int:
+def _opened(places: Places, piece: int, facts: list[int], kept: Descriptors | None) -> int:
     """Return the descriptor of a file in the state of the scan; -1 where there is none."""
     if kept is not None and (descriptor := int(kept[piece])) >= 0:
-        if _is_as_scanned(places, piece, descriptor, may_be_gone=False):
+        if _is_as_scanned(facts, descriptor, may_be_gone=False):
             return descriptor
         os.close(descriptor)
         kept[piece] = -1
@@ -231,7 +231,7 @@ def _opened(places: Places, piece: int, kept: Descriptors | None) -> int:
         descriptor = os.open(places.paths[piece], places.flags)
     except OSError:
         return -1
-    if not _is_as_scanned(places, piece, descriptor, may_be_gone=True):
+    if not _is_as_scanned(facts, descriptor, may_be_gone=True):
         os.close(descriptor)
         return -1
     if kept is not None:
@@ -239,9 +239,9 @@ def _opened(places: Places, piece: int, kept: Descriptors | None) -> int:
     return descriptor
 
 
-def _is_as_scanned(places: Places, piece: int, descriptor: int, *, may_be_gone: bool) -> bool:
+def _is_as_scanned(facts: list[int], descriptor: int, *, may_be_gone: bool) -> bool:
     status = os.fstat(descriptor)
-    size, modified, changed = places.facts[piece].tolist()
+    size, modified, changed = facts
     # Another file may stand in the place of one that has no name left.
     return (may_be_gone or status.st_nlink > 0) and (
         modified == UNKNOWN
