@@ -47,6 +47,7 @@ other arguments), only the text arrives. So it does from a dataset of a user's o
 """
 
 import json
+import operator
 import re
 from typing import Any, Final
 
@@ -117,6 +118,41 @@ class UsageError(DicomdlError):
 def no_integer(given: Any, name: str) -> UsageError:
     """Return the error for something that is not the number of a sample, frame or stack."""
     return UsageError(f"the number of a {name} is an integer, not a {type(given).__name__}")
+
+
+def position_in(given: Any, count: int, name: str) -> int:
+    """Return the number of one of `count` items, from 0; negative ones count from the end.
+
+    Raises
+    ------
+    UsageError
+        It is no integer.
+    IndexError
+        There is no such item, which ends the iteration over a sequence.
+    """
+    try:
+        number = operator.index(given)
+    except TypeError:
+        raise no_integer(given, name) from None
+    if not -count <= number < count:
+        raise IndexError(f"{name} {number} of {count}")
+    return number % count
+
+
+def rows_of_slice(given: slice, count: int, name: str) -> range:
+    """Return the numbers, from 0, that a slice takes of `count` items.
+
+    Raises
+    ------
+    UsageError
+        The slice has a bound that is no integer, or a step of 0.
+    """
+    try:
+        return range(*given.indices(count))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"a slice of {name}s has integers or nothing as its bounds, and no step of 0"
+        ) from None
 
 
 class EmptySelection(UsageError):

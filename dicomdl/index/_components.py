@@ -44,7 +44,7 @@ KEY_NAMES: Final = {
 
 def require_level(by: str) -> None:
     """Raise UsageError unless `by` is a level of a split."""
-    if by not in LEVELS:
+    if not isinstance(by, str) or by not in LEVELS:
         raise UsageError(f"split by {by!r}: expected one of {', '.join(LEVELS)}", by=by)
 
 

@@ -70,6 +70,8 @@ def meeting(
     UsageError
         A column or a code that does not exist, or a value of another type than the column's.
     """
+    if isinstance(wanted, np.generic) or (isinstance(wanted, np.ndarray) and not wanted.ndim):
+        wanted = wanted.item()
     if condition in ("has", "not_has"):
         mask = flags_per_frame(generation, _annotated(generation, wanted))
         return mask if condition == "has" else ~mask
@@ -96,8 +98,14 @@ def _passing(table: Table, prefix: str, name: str, wanted: Any) -> Flags:
 
 def _annotated(generation: Generation, wanted: Any) -> Flags:
     """Return (stacks,) flags: the stacks with annotations of each of the wanted kinds."""
-    kinds = {wanted} if isinstance(wanted, str) else set(wanted)
-    unknown = sorted(map(str, kinds - set(ANNOTATION_KINDS)))
+    given = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else [*wanted]
+    if other := [each for each in given if not isinstance(each, str)]:
+        raise UsageError(
+            f"has takes a kind of annotation or several ({', '.join(ANNOTATION_KINDS)}), not "
+            f"{type(other[0]).__name__}"
+        )
+    kinds = set(given)
+    unknown = sorted(kinds - set(ANNOTATION_KINDS))
     if unknown:
         raise UsageError(
             f"has={', '.join(unknown)!r}: expected one of {', '.join(ANNOTATION_KINDS)}"
@@ -145,6 +153,8 @@ def _has_values(dimension: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool
         if name not in dimension:
             return False
         value = dimension[name]
+        if isinstance(want, np.generic | np.ndarray):
+            want = want.tolist()
         if callable(want):
             meets = bool(want(value))
         elif isinstance(want, int | float) and isinstance(value, int | float):

@@ -96,7 +96,7 @@ def requested(
             stratify = keep.stratify
     elif fractions is None and k is None:
         raise UsageError("split takes fractions such as (0.8, 0.1, 0.1), or k=5 for folds")
-    columns = (stratify,) if isinstance(stratify, str) else tuple(stratify or ())
+    columns = _columns(stratify)
     shares = _folds(k) if k is not None else _fractions(() if fractions is None else fractions)
     if keep is not None and len(keep.parts) != len(shares):
         raise UsageError(
@@ -111,6 +111,14 @@ def requested(
     return Request(by, shares, folds, columns, number, keep)
 
 
+def _columns(given: Any) -> tuple[str, ...]:
+    """Return the columns to stratify by."""
+    columns = () if given is None else (given,) if isinstance(given, str) else given
+    if isinstance(columns, list | tuple) and all(isinstance(name, str) for name in columns):
+        return tuple(columns)
+    raise UsageError(f"stratify takes a column or a list of columns, not {type(given).__name__}")
+
+
 def _folds(k: Any) -> tuple[float, ...]:
     if isinstance(k, bool) or not hasattr(k, "__index__") or operator.index(k) < 2:
         raise UsageError(f"k is the number of folds, at least 2, found {k!r}", k=k)
@@ -119,14 +127,16 @@ def _folds(k: Any) -> tuple[float, ...]:
 
 def _fractions(given: Any) -> tuple[float, ...]:
     try:
-        fractions = tuple(map(float, given))
+        fractions = () if isinstance(given, str | bytes) else tuple(map(float, given))
     except (TypeError, ValueError):
         raise UsageError(
             f"fractions are numbers such as (0.8, 0.1, 0.1), found {given!r}; k=5 gives folds"
         ) from None
-    if not fractions or not min(fractions) >= 0 or not math.fsum(fractions) <= 1 + 1e-9:
+    total = math.fsum(fractions)
+    if not fractions or not min(fractions) >= 0 or not 0 < total <= 1 + 1e-9:
         raise UsageError(
-            f"fractions are parts of 1 and together at most 1, found {fractions}",
+            "fractions are parts of 1, one at least above 0 and together at most 1, found "
+            f"{given!r}",
             fractions=fractions,
         )
     return fractions

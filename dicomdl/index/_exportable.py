@@ -72,7 +72,7 @@ class Exportable:
             There is no such table.
         """
         tables = self._exported()
-        if table not in tables:
+        if not isinstance(table, str) or table not in tables:
             raise UsageError(f"there is no table {table!r}: {', '.join(tables)}", table=table)
         frame = tables[table]().to_pandas()
         return frame.set_index(STACK_NUMBERS[0]) if table == "stacks" else frame

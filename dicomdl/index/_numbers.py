@@ -73,7 +73,7 @@ def whole_numbers(given: Any, name: str) -> npt.NDArray[np.int64]:
         Something is no whole number. The message quotes no value: it may be a PatientID.
     """
     several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
-    array = np.asarray(list(given) if several else [given])
+    array = np.asarray(list(given) if several and not _is_scalar(given) else [given])
     if array.size == 0:
         return np.zeros(0, dtype=np.int64)
     if array.dtype.kind == "b":
@@ -87,6 +87,11 @@ def whole_numbers(given: Any, name: str) -> npt.NDArray[np.int64]:
     if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
         raise UsageError(f"of_{name} takes whole numbers of {name}, not fractions or NaN")
     return array.astype(np.int64)
+
+
+def _is_scalar(given: Any) -> bool:
+    """Whether this is an array of NumPy without axes, which looks iterable."""
+    return isinstance(given, np.ndarray) and not given.ndim
 
 
 def flags_of_table(generation: Generation, table: Any) -> Flags:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Ints, Mask
-from dicomdl.errors import UsageError
+from dicomdl.errors import UsageError, position_in, rows_of_slice
 from dicomdl.index._components import (
     FRAME_OF_REFERENCE,
     IDENTITIES,
@@ -126,10 +126,8 @@ class Audit(Sequence[Leak]):
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"leak {number} of {len(self)}")
-        number %= len(self)
+            return [self[each] for each in rows_of_slice(number, len(self), "leak")]
+        number = position_in(number, len(self), "leak")
         which = int(np.searchsorted(self._ends, number, side="right"))
         return self._shared[which].leak(number - ([0, *self._ends])[which])
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Ints
-from dicomdl.errors import UsageError
+from dicomdl.errors import UsageError, position_in, rows_of_slice
 from dicomdl.index._components import IDENTITIES, PIXELS, stack_of_rows
 from dicomdl.index.rows import Generation
 from dicomdl.index.table import Table, where
@@ -64,10 +64,8 @@ class Duplicates(Sequence[Duplicate]):
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"set {number} of {len(self)}")
-        number %= len(self)
+            return [self[each] for each in rows_of_slice(number, len(self), "set")]
+        number = position_in(number, len(self), "set")
         found = self._found
         inside = slice(*found.starts[number : number + 2].tolist())
         return Duplicate(

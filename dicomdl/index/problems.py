@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
+from dicomdl.errors import position_in, rows_of_slice
 from dicomdl.index.overview import SHOWN_PROBLEMS
 from dicomdl.index.rows import Generation
 from dicomdl.index.text import Problem, counted, escaped, html_table
@@ -24,8 +25,8 @@ class Problems(Sequence[Problem]):
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
+            return [self[each] for each in rows_of_slice(number, len(self), "problem")]
+        number = position_in(number, len(self), "problem")
         table = self._generation.problems
         path = self._generation.path(
             self._generation.files.value("path", table.value("file", number))

@@ -24,7 +24,7 @@ from dicomdl.index._cell_readers import Reader, reader_of
 from dicomdl.index.access import Access, refused
 from dicomdl.index.soundness import require_sound, require_sound_facts
 from dicomdl.index.stored_generation import StoredGeneration
-from dicomdl.index.table import Table
+from dicomdl.index.table import Table, require_name
 from dicomdl.storage.memory import Share, drop, share
 from dicomdl.storage.objects import declare
 from dicomdl.storage.paths import UnacceptedPath
@@ -185,6 +185,7 @@ class Generation:
 
         FILE_FIELDS are read from the table `files`.
         """
+        require_name(name)
         if name not in self._cells:
             if name in FILE_FIELDS:
                 reader = self._file_cell(name)
@@ -220,6 +221,7 @@ class Generation:
 
     def is_constant(self, column: str, rows: slice) -> bool:
         """Whether a fact is the same in all rows; compares codes where the column has them."""
+        require_name(column)
         frames = self.frames
         if column in frames.constants:
             return True
@@ -235,6 +237,7 @@ class Generation:
 
     def values(self, name: str, rows: slice) -> list[Any]:
         """Return the values of one column for a range of frame rows, as `cell` does for one."""
+        require_name(name)
         if name in FILE_FIELDS:
             files = self.frames.numbers("file")[rows]
             if name == "path":

@@ -18,6 +18,7 @@ stored (`_left_out`).
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -495,6 +496,12 @@ def _plain_schema(schema: pa.Schema) -> pa.Schema:
     )
 
 
+def require_name(name: Any) -> None:
+    """Raise UsageError for what is no name of a column."""
+    if not isinstance(name, str):
+        raise UsageError(f"a column is named by a text, not by {type(name).__name__}")
+
+
 def no_such_column(name: str, names: Sequence[str]) -> UsageError:
     """Build the error for a column that does not exist, with the nearest names."""
     import difflib
@@ -535,7 +542,7 @@ def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
     None selects rows without a value.
     """
     several = isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes)
-    choices = list(wanted) if several else [wanted]
+    choices = [_plain(choice) for choice in (wanted if several else [wanted])]
     if table.is_text(name):
         choices = ["" if choice is None else choice for choice in choices]
     array = _comparable(table, name, choices, exact=True)
@@ -566,6 +573,7 @@ def passing(table: Table, name: str, test: Callable[[Any], Any]) -> npt.NDArray[
 
 def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.NDArray[np.bool_]:
     """Return (n,) flags: rows whose value lies in [low, high]; False for absent values."""
+    low, high = _plain(low), _plain(high)
     array = _comparable(
         table, name, [bound for bound in (low, high) if bound is not None], exact=False
     )
@@ -579,8 +587,20 @@ def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.N
     result = np.ones(len(array), dtype=np.bool_)
     for bound, compare in ((low, pc.greater_equal), (high, pc.less_equal)):
         if bound is not None:
-            result &= flags_of(compare(array, pa.scalar(bound)))
+            result &= flags_of(compare(array, pa.scalar(_within_64_bits(bound))))
     return result
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of NumPy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _within_64_bits(bound: Any) -> Any:
+    """Return a bound that Arrow compares; beyond 64 bits, infinity is beyond all values, too."""
+    if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
+        return math.copysign(math.inf, bound >= 0 or -1)
+    return bound
 
 
 def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool) -> pa.Array:
@@ -596,8 +616,8 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
         raise _is_of_lists(name)
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     for choice in choices:
-        is_number = isinstance(choice, int | float | np.number | np.bool_)
-        fits = is_number
+        is_number = isinstance(choice, int | float)
+        fits = isinstance(choice, bool) if pa.types.is_boolean(kind) else is_number
         if table.is_text(name) or pa.types.is_large_binary(kind):
             fits = isinstance(choice, str if table.is_text(name) else bytes)
         # Equality only: Arrow would truncate a fraction to an integer. Bounds are compared in
@@ -605,14 +625,26 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
         lossless = (
             not (exact and pa.types.is_integer(kind))
             or not is_number
-            or (float(choice).is_integer() and abs(choice) < 2**63)
+            or (abs(choice) < 2**63 and float(choice).is_integer())
         )
+        if isinstance(choice, float) and math.isnan(choice):
+            raise UsageError(f"{name} equals no NaN: None selects absent values", column=name)
+        if isinstance(choice, str) and not _is_unicode(choice):
+            raise UsageError(f"{name} holds text, and no lone surrogates", column=name)
         if choice is not None and not (fits and lossless):
             hint = ": convert it, with .astype(str) in pandas" if table.is_text(name) else ""
             raise UsageError(
                 f"{name} holds {_plain_type(kind)}, not {_types_of([choice])}{hint}", column=name
             )
     return array
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain_type(kind: pa.DataType) -> str:

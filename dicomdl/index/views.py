@@ -6,7 +6,6 @@ first use. Views compare and hash by index folder, generation and number, and pi
 
 import functools
 import json
-import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -14,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.errors import position_in, rows_of_slice
 from dicomdl.geometry.grid import Geometry, Tolerances, frame_positions
 from dicomdl.geometry.in_plane import (
     IN_PLANE_COLUMNS,
@@ -275,7 +275,10 @@ class Stack(Plotted, Viewed):
 
     def frame_value(self, number: int, column: str) -> Any:
         """Return the fact `column` of slice `number`."""
-        return self._generation.cell(column)(range(self.rows.start, self.rows.stop)[number])
+        return self._generation.cell(column)(self._row(number))
+
+    def _row(self, number: int) -> int:
+        return int(self.rows.start) + position_in(number, self.slices, "slice")
 
     @property
     def series(self) -> "Stacks":
@@ -285,7 +288,7 @@ class Stack(Plotted, Viewed):
 
     def frame(self, number: int) -> Frame:
         """Return slice `number` with all its facts."""
-        return self._generation.frame(range(self.rows.start, self.rows.stop)[number])
+        return self._generation.frame(self._row(number))
 
     @property
     def frames(self) -> list[Frame]:
@@ -299,7 +302,7 @@ class Stack(Plotted, Viewed):
 
     def source(self, number: int) -> FrameSource:
         """Return the byte range of slice `number` and the facts that decode it."""
-        return self._generation.source(range(self.rows.start, self.rows.stop)[number])
+        return self._generation.source(self._row(number))
 
     @property
     def sources(self) -> list[FrameSource]:
@@ -354,10 +357,9 @@ class Stacks(Plotted, Sequence[Stack]):
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
+            rows_of_slice(number, len(self), "stack")
             return Stacks(self._generation, self.numbers[number])
-        number = operator.index(number)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"stack {number} of {len(self)}")
+        number = position_in(number, len(self), "stack")
         return Stack(self._generation, int(self.numbers[number]))
 
     def __iter__(self) -> Iterator[Stack]:

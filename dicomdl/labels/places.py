@@ -11,7 +11,7 @@ from typing import Any, Final, overload
 import numpy as np
 
 from dicomdl.arrays import Ints, Values, Voxel
-from dicomdl.errors import UsageError
+from dicomdl.errors import UsageError, position_in, rows_of_slice
 
 # Labels of a box of a stack, from its first voxel to the one after its last.
 ReadBox = Callable[[Voxel, Voxel], Values]
@@ -109,10 +109,8 @@ class LabelVoxels(Sequence[Values]):
     def __getitem__(self, number: Any) -> Any:
         """Return (3,) int32: a voxel by its number from 0; several for a slice."""
         if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        at = int(number) + (len(self) if number < 0 else 0)
-        if not 0 <= at < len(self):
-            raise IndexError(f"voxel {number} of {len(self)}")
+            return [self[each] for each in rows_of_slice(number, len(self), "voxel")]
+        at = position_in(number, len(self), "voxel")
         z = int(np.searchsorted(self._ends, at, side="right"))
         before = int(self._ends[z - 1]) if z else 0
         (plane,) = self._read((z, 0, 0), (z + 1, *self._shape[1:]))

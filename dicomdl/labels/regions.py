@@ -7,7 +7,7 @@ from typing import Any, Final, overload
 import numpy as np
 
 from dicomdl.arrays import Floats, Voxel
-from dicomdl.errors import AnnotationError
+from dicomdl.errors import AnnotationError, position_in, rows_of_slice
 from dicomdl.headers.annotation import Segment
 from dicomdl.headers.structure_set import Roi
 from dicomdl.index.text import counted, text_columns
@@ -134,7 +134,10 @@ class RegionReport(Sequence[Region]):
     @overload
     def __getitem__(self, number: slice) -> Sequence[Region]: ...
     def __getitem__(self, number: Any) -> Any:
-        return self._regions[number]
+        if isinstance(number, slice):
+            rows_of_slice(number, len(self), "region")
+            return self._regions[number]
+        return self._regions[position_in(number, len(self), "region")]
 
     def __repr__(self) -> str:
         rows = [

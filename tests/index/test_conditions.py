@@ -216,6 +216,72 @@ def test_flags_fractions_texts_and_views_of_another_index_are_no_numbers(
             index.of_stacks(views)
 
 
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        ({"has": 3}, "has takes a kind of annotation or several .*, not int"),
+        ({"has": None}, "not NoneType"),
+        ({"not_has": [["SEG"]]}, "not list"),
+        ({"min_rows": float("nan")}, "rows equals no NaN"),
+        ({"max_rows": np.float64("nan")}, "rows equals no NaN"),
+        ({"echo_time": [4.9, float("nan")]}, "None selects absent values"),
+        ({"rows": 1.5}, "rows holds whole numbers"),
+        ({"min_mixed": 1}, "mixed holds True or False, not int"),
+        ({"rows": 10**400}, "rows holds whole numbers"),
+        ({"folder": "\udcff"}, "no lone surrogates"),
+        ({"min_folder": "\udcff"}, "no lone surrogates"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_an_error_in_a_sentence(
+    index: Index, conditions: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        index.select(**conditions)
+
+
+def test_bounds_beyond_64_bits_and_values_of_numpy_are_compared(index: Index) -> None:
+    assert len(index.select(max_rows=10**30)) == len(index)
+    assert len(index.select(min_rows=-(10**30))) == len(index)
+    assert len(index.select(min_rows=10**400)) == 0
+    assert slices(index.select(slices=np.array(4), modality="CT")) == [4]
+    assert slices(index.select(slices=[np.int64(4), np.True_], modality="CT")) == [4]
+    assert [stack.slices for stack in index.of_stacks(np.array(0)).stacks] == [3]
+
+
+@pytest.mark.parametrize("given", [1.0, None, "0", [0], slice("a", None), slice(0, 1, 0)], ids=str)
+def test_what_is_no_number_of_a_sequence_is_an_error_in_a_sentence(
+    index: Index, given: Any
+) -> None:
+    said = "an integer|has integers"
+    stack = index.stacks[0]
+    for sequence in (index.stacks, index.problems, index.audit(index, index), stack.group):
+        with pytest.raises(UsageError, match=said):
+            sequence[given]
+    if not isinstance(given, slice):
+        for method in (stack.frame, stack.source, lambda n: stack.frame_value(n, "rows")):
+            with pytest.raises(UsageError, match="a slice is an integer"):
+                method(given)
+
+
+def test_a_number_beyond_a_sequence_ends_it(index: Index) -> None:
+    stack = index.stacks[0]
+    for sequence in (index.stacks, index.problems, index.audit(index, index), stack.group):
+        assert len(list(sequence)) == len(sequence)
+        with pytest.raises(IndexError, match=f"{len(sequence)} of {len(sequence)}"):
+            sequence[len(sequence)]
+    with pytest.raises(IndexError, match="slice 3 of 3"):
+        stack.frame(3)
+
+
+def test_a_column_is_named_by_a_text(index: Index) -> None:
+    stack = index.stacks[0]
+    for method in (stack.value, stack.values, stack.is_constant):
+        with pytest.raises(UsageError, match="a column is named by a text, not by list"):
+            method(["rows"])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="there is no table"):
+        index.to_pandas(["stacks"])  # type: ignore[arg-type]
+
+
 def test_an_error_about_a_value_does_not_quote_it(index: Index) -> None:
     for column in ("patient_id", "study_date"):
         with pytest.raises(UsageError, match="text, not int") as caught:

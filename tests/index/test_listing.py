@@ -135,7 +135,7 @@ def test_series_studies_and_single_groups_say_which_they_are(index: Index) -> No
     assert repr(index.studies[0]).startswith("Study(CT, 1 series, ")
     assert repr(index.stacks[0].group) == f"Group(1, {index.stacks[0]!r})"
     for wrong in ("a", 1.5, [0]):
-        with pytest.raises(TypeError, match="integer"):
+        with pytest.raises(UsageError, match="integer"):
             index.stacks[wrong]
 
 

@@ -150,6 +150,10 @@ def test_the_report_shows_no_identity_and_no_date(twenty: Index, column: str) ->
         ({"fractions": (0.5, 0.5), "seed": None}, "seed=None: expected a whole number"),
         ({"fractions": ("a", "b")}, "fractions are numbers"),
         ({"fractions": (0.9, 0.2)}, "together at most 1"),
+        ({"fractions": (0.0,)}, "one at least above 0"),
+        ({"fractions": "0"}, "one at least above 0"),
+        ({"fractions": (0.5, 0.5), "stratify": 3}, "a column or a list of columns, not int"),
+        ({"fractions": (0.5, 0.5), "by": ["patient"]}, "patient, study, series"),
         ({"k": 2, "by": "slice"}, "patient, study, series"),
     ],
 )
