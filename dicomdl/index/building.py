@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dicomdl.headers.attribute import Attribute
@@ -114,21 +115,27 @@ def empty_table(schema: pa.Schema) -> Table:
     return _table(schema, arrays, schema.names, {})
 
 
-def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
-    """Concatenate tables by rows; only columns of one value stay encoded."""
+def joined(
+    tables: Sequence[Table], schema: pa.Schema, rows: npt.NDArray[np.int64] | None = None
+) -> Table:
+    """Concatenate tables by rows, or some of their rows; only columns of one value stay encoded."""
     parts = [table for table in tables if len(table)]
-    if not parts:
+    if not parts or (rows is not None and not len(rows)):
         return empty_table(schema)
     if len(parts) == 1:
-        return parts[0].decoded()
+        table = parts[0].decoded()
+        return table if rows is None else table.take(rows)
+    taken = None if rows is None else of_numbers(rows)
     arrays, names, left_out = [], [], {}
     for number, (name, kind, *_) in enumerate(_kinds(schema)):
         only = _only_of([part.constants for part in parts], name)
         if number and only:
             left_out[name] = Only(kind, only[0])
-        else:
-            arrays.append(_joined([part.column(name) for part in parts], kind))
-            names.append(name)
+            continue
+        # One column after the other, which takes the memory of the one before.
+        array = _joined([part.column(name) for part in parts], kind)
+        arrays.append(array if taken is None else array.take(taken))
+        names.append(name)
     return _table(schema, arrays, names, left_out)
 
 
@@ -148,13 +155,21 @@ def _joined(parts: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:
 
 
 def in_order(tables: Sequence[Table], schema: pa.Schema) -> Table:
-    """Concatenate tables by rows, and sort these by the number of their file."""
-    table = joined(tables, schema)
-    if not len(table):
-        return table
-    files = table.numbers("file")
-    is_sorted = (files[1:] >= files[:-1]).all()
-    return table if is_sorted else table.take(np.argsort(files, kind="stable"))
+    """Concatenate tables by rows, sorted by the number of their file, without those of file -1."""
+    files = np.concatenate([table.numbers("file") for table in tables] or [np.empty(0, np.int32)])
+    return joined(tables, schema, _order(files))
+
+
+def by_file(table: Table, schema: pa.Schema) -> Table:
+    """Sort rows by the number of their file, without those of file -1."""
+    rows = _order(table.numbers("file"))
+    return table.take(rows) if len(rows) else empty_table(schema)
+
+
+def _order(files: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Return the rows in the order of their files, without those of file -1."""
+    order = np.argsort(files, kind="stable")
+    return order[np.searchsorted(files[order], 0) :]
 
 
 def encoded(table: Table) -> Table:
