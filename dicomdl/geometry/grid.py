@@ -5,6 +5,7 @@
 positions projected on that normal (PS3.3 C.7.6.2.1.1), never from instance numbers, names or z.
 """
 
+import functools
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -213,24 +214,31 @@ def plane_axes(orientation: Floats, tolerances: Tolerances) -> Floats | None:
     """Return unit row direction, column direction and normal as the rows of a 3 x 3 array.
 
     The input is ImageOrientationPatient. Cosines within tolerance of unit length and right angle
-    are repaired; the result is None beyond it.
+    are repaired; the result, which is read-only, is None beyond it.
     """
+    # As bytes: 0.0 equals -0.0.
+    return _axes(np.asarray(orientation, np.float64).tobytes(), tolerances.unit)
+
+
+# Small: most stacks have the orientation of the one before, which is asked for three times.
+@functools.lru_cache(maxsize=16)
+def _axes(cosines_as_bytes: bytes, unit: float) -> Floats | None:
     # Python computes the same sums as `_are_cosines`, so that the two never differ by a rounding.
     # NumPy takes 100 us for one orientation.
+    orientation = np.frombuffer(cosines_as_bytes)
     a, b, c, x, y, z = cosines = orientation.tolist()
     lengths = math.sqrt(a * a + b * b + c * c), math.sqrt(x * x + y * y + z * z)
-    if (
-        not all(map(math.isfinite, cosines))
-        or max(abs(length - 1) for length in lengths) > tolerances.unit
-    ):
+    if not all(map(math.isfinite, cosines)) or max(abs(length - 1) for length in lengths) > unit:
         return None
-    if abs(a * x + b * y + c * z) > tolerances.unit:
+    if abs(a * x + b * y + c * z) > unit:
         return None
     row, column = orientation[:3], orientation[3:]
     row = row / math.sqrt(row @ row)
     column = column - (column @ row) * row
     column = column / math.sqrt(column @ column)
-    return np.stack([row, column, cross(row, column)])
+    axes = np.stack([row, column, cross(row, column)])
+    axes.flags.writeable = False
+    return axes
 
 
 def cross(first: Floats, second: Floats) -> Floats:

@@ -333,6 +333,9 @@ def _distinct(projected: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_
     """Mask of the sorted positions that do not repeat their predecessor."""
     gaps = np.diff(projected)
     clear = gaps[gaps > tolerances.same_position_mm]
+    if len(clear) == len(gaps):
+        # No position repeats: the median takes more time than all else here.
+        return np.ones(len(projected), np.bool_)
     limit = (
         min(tolerances.same_position_mm, 0.1 * float(np.median(clear)))
         if len(clear)
