@@ -9,6 +9,7 @@ import functools
 import math
 from dataclasses import dataclass, fields
 from numbers import Real
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +96,14 @@ class Tolerances:
         )
 
 
+# Volume of three unit vectors below which they lie in one plane; a tilted gantry leaves above 0.8.
+_FLAT: Final = 1e-9
+FLAT: Final = (
+    "the axes of this grid lie in one plane, or one of them has no length: its affine has no "
+    "inverse, so its voxels fill no space"
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
     """Grid of a volume: shape and affine, from which spacing, direction and origin are derived.
@@ -167,6 +176,14 @@ class Geometry:
         return bool(np.isfinite(self.affine).all())
 
     @property
+    def is_flat(self) -> bool:
+        """Whether the axes of a known grid lie in one plane, or one has no length."""
+        if not self.is_known:
+            return False
+        volume = abs(float(np.linalg.det(self.affine[:3, :3])))
+        return volume <= _FLAT * math.prod(self.spacing)
+
+    @property
     def shear(self) -> float:
         """Largest cosine between two index axes, NaN where unknown.
 
@@ -198,7 +215,15 @@ class Geometry:
         )
 
     def world_to_voxel(self, points: npt.ArrayLike) -> Floats:
-        """Return (..., 3) fractional indices (slice, row, column) for `points`, (..., 3) LPS mm."""
+        """Return (..., 3) fractional indices (slice, row, column) for `points`, (..., 3) LPS mm.
+
+        Raises
+        ------
+        GeometryError
+            The axes of the grid lie in one plane.
+        """
+        if self.is_flat:
+            raise GeometryError(FLAT)
         inverse = np.linalg.inv(self.affine[:3, :3])
         return np.asarray((np.asarray(points, dtype=np.float64) - self.affine[:3, 3]) @ inverse.T)
 

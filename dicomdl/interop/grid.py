@@ -188,11 +188,15 @@ def _restored(label: torch.Tensor, has_channels: bool, dtype: torch.dtype) -> to
 
 
 def index_map_of(old: Floats, new: Floats) -> Floats:
-    """Return (4, 4) from new to old indices by the affines of both; NaN if either is unknown."""
+    """Return (4, 4) from new to old indices by the affines of both.
+
+    NaN if either is unknown, or has axes in one plane.
+    """
     if (
         old.shape != new.shape
         or not (np.isfinite(old).all() and np.isfinite(new).all())
         or np.linalg.det(old) == 0
+        or np.linalg.det(new) == 0
     ):
         return np.full((4, 4), np.nan)
     return np.asarray(np.linalg.solve(old, new))

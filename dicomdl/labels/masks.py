@@ -13,6 +13,7 @@ import numpy as np
 
 from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import AnnotationError, UsageError
+from dicomdl.geometry.grid import FLAT
 from dicomdl.headers.annotation import Segment
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish, chosen
@@ -138,7 +139,7 @@ def loaded_mask(path: str) -> Volume:
     StorageError
         The file is absent, damaged or of another format.
     AnnotationError
-        The file states no positions, or holds fractions.
+        The file states no positions, axes in one plane, or holds fractions.
     """
     loaded = Volume.load(path)
     if loaded.dimension or loaded.array.ndim != 3:
@@ -147,6 +148,8 @@ def loaded_mask(path: str) -> Volume:
         )
     if not loaded.geometry.is_known:
         raise AnnotationError("the file of the mask states no positions (neither sform nor qform)")
+    if loaded.geometry.is_flat:
+        raise AnnotationError(f"the mask fits no image: {FLAT}")
     return Volume(_integers(loaded.array), loaded.geometry)
 
 

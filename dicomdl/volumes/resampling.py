@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Floats, Ints, Values, Voxel, ends_of
 from dicomdl.errors import GeometryError, StorageError
-from dicomdl.geometry.grid import Geometry
+from dicomdl.geometry.grid import FLAT, Geometry
 from dicomdl.geometry.regular import require_possible
 
 Interpolation = Literal["linear", "nearest", "cubic", "thick_slices"]
@@ -45,11 +45,13 @@ def simpleitk() -> Any:
 
 
 def require_known(geometry: Geometry) -> None:
-    """Raise a GeometryError for a grid whose position or orientation is unknown."""
+    """Raise a GeometryError for a grid that is unknown, or whose axes lie in one plane."""
     if not geometry.is_known:
         raise GeometryError(
             "the position or orientation of this volume is not known, so it has no place in space"
         )
+    if geometry.is_flat:
+        raise GeometryError(FLAT)
 
 
 def new_grid(

@@ -691,3 +691,29 @@ def test_offsets_of_dose_planes_are_distances_or_coordinates_object_by_object() 
         [1, 2, 3],
     ]
     np.testing.assert_array_equal(facts.vectors("image_position_patient", 3), before)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        np.diag([0.0, 1, 1]),
+        [[1, 2, 0], [0, 0, 0], [0, 0, 1]],
+        [[0.1, 0.3, 0], [0.2, 0.6, 0], [0, 0, 1]],
+    ],
+    ids=["a step of 0", "parallel", "parallel but for rounding"],
+)
+def test_a_grid_whose_axes_lie_in_one_plane_has_no_inverse(axes: Any) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = axes
+    grid = Geometry((2, 3, 4), affine)
+    assert grid.is_flat
+    with pytest.raises(GeometryError, match="axes of this grid lie in one plane"):
+        grid.world_to_voxel([0, 0, 0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_unknown_grid_is_not_flat(value: float) -> None:
+    assert not Geometry((2, 3, 4), np.diag([value, 1, 1, 1])).is_flat
+    sheared = np.eye(4)
+    sheared[1, 0] = math.tan(math.radians(40))
+    assert not Geometry((2, 3, 4), sheared * [[1e-5], [1e-5], [1e-5], [1]]).is_flat

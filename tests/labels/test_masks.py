@@ -96,6 +96,16 @@ def test_what_is_no_mask_of_the_image_is_refused(tmp_path: Path, stack: Stack, l
         dicomdl.read_labels(stack, tmp_path / "nowhere.nii")
 
 
+def test_a_mask_whose_axes_lie_in_one_plane_is_refused(
+    tmp_path: Path, stack: Stack, labels: Any
+) -> None:
+    image = nibabel.Nifti1Image(labels, None)
+    image.header.set_sform(np.diag([0.0, 1, 1, 1]), 1)
+    nibabel.save(image, tmp_path / "mask.nii.gz")
+    with pytest.raises(AnnotationError, match="axes of this grid lie in one plane"):
+        dicomdl.read_labels(stack, tmp_path / "mask.nii.gz")
+
+
 def test_a_mask_of_floats_with_whole_numbers_is_one(
     tmp_path: Path, stack: Stack, labels: Any
 ) -> None:

@@ -391,6 +391,21 @@ def test_resample_keeps_the_field_of_view_and_the_ramp() -> None:
     assert np.allclose(fine.array[2:-2, 2:-2, 2:-2], back @ [53, 7, 1], atol=1e-3)
 
 
+def test_a_grid_whose_axes_lie_in_one_plane_is_refused_before_any_voxel(tmp_path: Path) -> None:
+    whole = Geometry((2, 3, 4), np.eye(4))
+    flat = Geometry((2, 3, 4), np.diag([0.0, 1, 1, 1]))
+    values = np.zeros((2, 3, 4), np.int16)
+    for call in (
+        lambda: Volume(values, whole).resample_to(flat),
+        lambda: Volume(values, flat).resample_to(whole),
+        lambda: Volume(values, flat).resample((1, 1, 1)),
+        lambda: Volume(values, flat).to_sitk(),
+        lambda: Volume(values, flat).save(tmp_path / "flat.nii.gz"),
+    ):
+        with pytest.raises(GeometryError, match="axes of this grid lie in one plane"):
+            call()
+
+
 def test_resample_to_a_size_alone_divides_the_field_of_view() -> None:
     volume = Volume(
         np.zeros((10, 20, 30), np.int16), Geometry((10, 20, 30), true_affine((2, 1, 1)))
