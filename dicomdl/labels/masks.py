@@ -142,7 +142,13 @@ def loaded_mask(path: str) -> Volume:
         The file states no positions, axes in one plane, or holds fractions.
     """
     loaded = Volume.load(path)
-    if loaded.dimension or loaded.array.ndim != 3:
+    array = loaded.array
+    # A fourth axis of one time point or one sample, which many tools write, says nothing.
+    if loaded.dimension and len(array) == 1:
+        array = array[0]
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3:
         raise AnnotationError(
             f"the mask has shape {loaded.array.shape}, expected three axes", shape=loaded.shape
         )
@@ -150,7 +156,7 @@ def loaded_mask(path: str) -> Volume:
         raise AnnotationError("the file of the mask states no positions (neither sform nor qform)")
     if loaded.geometry.is_flat:
         raise AnnotationError(f"the mask fits no image: {FLAT}")
-    return Volume(_integers(loaded.array), loaded.geometry)
+    return Volume(_integers(array), loaded.geometry)
 
 
 def _field_of_view(stack: Stack, mask: Volume) -> Mask | None:

@@ -250,6 +250,8 @@ def _array(stored: Values) -> tuple[Values, bool]:
         return array, stored.ndim > 3
     while stored.ndim < 3:
         stored = stored[..., None]
+    while stored.ndim > 5 and stored.shape[-1] == 1:
+        stored = stored[..., 0]
     if stored.ndim > 5 or (stored.ndim == 5 and stored.shape[3] < 1):
         raise GeometryError(
             f"the file has {stored.ndim} dimensions: expected volumes, over time and with samples",

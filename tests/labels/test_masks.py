@@ -106,6 +106,35 @@ def test_a_mask_whose_axes_lie_in_one_plane_is_refused(
         dicomdl.read_labels(stack, tmp_path / "mask.nii.gz")
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_further_axes_of_length_one_say_nothing(
+    tmp_path: Path, stack: Stack, labels: Any, axes: int
+) -> None:
+    to_ras = np.diag([-1.0, -1, 1, 1]) @ stack.affine
+    more = labels.reshape(*labels.shape, *(1,) * axes)
+    found = dicomdl.read_labels(stack, nifti(tmp_path / "mask.nii.gz", more, to_ras))
+    assert np.array_equal(found.array, labels)
+
+
+def test_a_mask_of_one_time_point_in_another_format_is_read(
+    tmp_path: Path, stack: Stack, labels: Any
+) -> None:
+    image = SimpleITK.JoinSeries([dicomdl.Volume(labels, stack.geometry).to_sitk()])
+    SimpleITK.WriteImage(image, str(tmp_path / "mask.nrrd"))
+    found = dicomdl.read_labels(stack, tmp_path / "mask.nrrd")
+    assert np.array_equal(found.array, labels)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2)])
+def test_a_mask_of_several_volumes_stays_an_error(
+    tmp_path: Path, stack: Stack, labels: Any, shape: tuple[int, ...]
+) -> None:
+    to_ras = np.diag([-1.0, -1, 1, 1]) @ stack.affine
+    more = np.broadcast_to(labels.reshape(*labels.shape, *(1 for _ in shape)), (*SHAPE, *shape))
+    with pytest.raises(AnnotationError, match="expected three axes"):
+        dicomdl.read_labels(stack, nifti(tmp_path / "mask.nii.gz", more, to_ras))
+
+
 def test_a_mask_of_floats_with_whole_numbers_is_one(
     tmp_path: Path, stack: Stack, labels: Any
 ) -> None:
