@@ -7,7 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
@@ -18,7 +18,29 @@ _FEATURE: Final = "a recipe"
 _EXTRA: Final = "config"
 # A line of the file, or the option that gave a value.
 _Places = dict[str, str]
-_STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
+# A key, or a place in a list or a mapping, of a path such as ``$.tables[0].on[...]``.
+_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[[^\]]*\]")
+# What msgspec says of a value.
+_OTHER_TYPE: Final = re.compile(r"Expected `[^`]*`, got `(\w+)`")
+_OTHER_WORD: Final = re.compile(r"Invalid enum value (.+)", re.DOTALL)
+_ABSENT: Final = re.compile(r"Object missing required field `(\w+)`")
+_KINDS: Final[Mapping[Any, str]] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "nothing",
+    list: "a list",
+    tuple: "a list",
+    dict: "keys and values",
+}
+_PLURALS: Final = {"a text": "texts", "a whole number": "whole numbers", "a number": "numbers"}
+# The names of kinds by msgspec.
+_GIVEN: Final = {kind.__name__: words for kind, words in _KINDS.items()} | {
+    "null": "nothing",
+    "array": "a list",
+    "object": "keys and values",
+}
 
 
 def read_recipe(path: str, changes: Sequence[str] = ()) -> Recipe:
@@ -58,7 +80,8 @@ def recipe_of(content: Any, places: Mapping[str, str] | None = None, name: str =
         recipe: Recipe = msgspec.convert(content, type=Recipe)
     except msgspec.ValidationError as error:
         words, _, where = str(error).partition(" - at `")
-        raise UsageError(_sentence(name, where.rstrip("`") or "$", places, words)) from None
+        path = where.removesuffix("`") or "$"
+        raise UsageError(_sentence(name, path, places, _words(words, path))) from None
     return recipe
 
 
@@ -75,6 +98,54 @@ def _sentence(name: str, where: str, places: Mapping[str, str], words: str) -> s
     key = where.removeprefix("$").removeprefix(".")
     start = ", ".join(text for text in (name, places.get(place, "")) if text)
     return f"{start}: {key + ': ' if key else ''}{words[:1].lower()}{words[1:]}"
+
+
+def _words(words: str, path: str) -> str:
+    """Return the sentence of msgspec about the value at a path in the words of YAML."""
+    if absent := _ABSENT.fullmatch(words):
+        return f"the key {absent[1]!r} is absent"
+    kinds = _kinds_at(path)
+    expected = _any_of([text for kind in kinds for text in _expected(kind)])
+    if (other := _OTHER_TYPE.fullmatch(words)) and kinds:
+        return f"expected {expected}, not {_GIVEN.get(other[1], other[1])}"
+    if (other := _OTHER_WORD.fullmatch(words)) and kinds:
+        return f"expected {expected}, not {other[1]}"
+    return words
+
+
+def _kinds_at(path: str) -> list[Any]:
+    """Return the types that the value at a path may have; [] where these are not known."""
+    kinds: list[Any] = [Recipe]
+    for step in _STEP.finditer(path):
+        if step[1]:
+            hints = [
+                typing.get_type_hints(kind) for kind in kinds if dataclasses.is_dataclass(kind)
+            ]
+            inner = [each[step[1]] for each in hints if step[1] in each]
+        else:
+            # The last argument is that of the items of a list and of the values of a mapping.
+            arguments = [typing.get_args(kind) for kind in kinds]
+            inner = [[each for each in some if each is not ...][-1] for some in arguments if some]
+        kinds = [
+            kind
+            for each in inner
+            for kind in (typing.get_args(each) if isinstance(each, types.UnionType) else (each,))
+        ]
+    return kinds
+
+
+def _expected(kind: Any) -> list[str]:
+    """Return what may stand where a recipe has a type."""
+    if dataclasses.is_dataclass(kind):
+        return [f"keys and values ({', '.join(typing.get_type_hints(kind))})"]
+    if typing.get_origin(kind) is Literal:
+        return [str(each) or "''" for each in typing.get_args(kind)]
+    origin = typing.get_origin(kind) or kind
+    items = [each for each in typing.get_args(kind) if each is not ...]
+    if origin in (list, tuple) and items:
+        inner = _any_of(_expected(items[-1]))
+        return [f"a list of {_PLURALS.get(inner, inner)}"]
+    return [_KINDS.get(origin, "any value")]
 
 
 # --- YAML -----------------------------------------------------------------------------------------
@@ -183,7 +254,9 @@ def _require_known(value: Any, kind: Any, path: str, places: Mapping[str, str], 
             where = f"{path}.{key}"
             if key not in hints:
                 near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
-                advice = f"did you mean {near[0]!r}?" if near else f"expected {_listed(hints)}"
+                advice = (
+                    f"did you mean {near[0]!r}?" if near else f"expected {_any_of(list(hints))}"
+                )
                 raise UsageError(
                     _sentence(name, where, places, f"unknown key: {advice}"),
                     key=where.removeprefix("$."),
@@ -192,6 +265,6 @@ def _require_known(value: Any, kind: Any, path: str, places: Mapping[str, str], 
             _require_known(inner, hints[key], where, places, name)
 
 
-def _listed(names: Mapping[str, Any]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} or {last}"
+def _any_of(words: Sequence[str]) -> str:
+    *others, last = dict.fromkeys(words or ("any value",))
+    return f"{', '.join(others)} or {last}" if others else last
