@@ -66,6 +66,7 @@ def run(given: argparse.Namespace) -> int:
         print(json.dumps(told, indent=1, allow_nan=False))
     else:
         lines = [repr(found)]
+        lines += [] if len(found) else ["  no series of IDC meets the condition"]
         lines += found.citations() if given.citations else []
         lines += found.viewer_links() if given.links else []
         if given.download:
@@ -73,4 +74,8 @@ def run(given: argparse.Namespace) -> int:
             lines.append(f"{counts['copied']} files copied, {counts['present']} were there")
         lines += [] if index is None else [repr(index)]
         print_text("\n".join(lines))
-    return PROBLEMS if found.missing or (index is not None and len(index.problems)) else FINE
+    return (
+        PROBLEMS
+        if not len(found) or found.missing or (index is not None and len(index.problems))
+        else FINE
+    )

@@ -14,6 +14,7 @@ INTERRUPTED: Final = 130
 _IN_SHELL: Final = (
     (r"dicomdl\.scan\(folder, out=\.\.\.\)", "dicomdl scan FOLDER -o INDEX"),
     (r"dicomdl\.scan\(([^)]*)\)", r"dicomdl scan \1"),
+    (r"\bdicomdl\.idc\.columns\(\)", "dicomdl idc --columns"),
     (r"\bdicomdl\.open_index\(([^)]*)\)", r"dicomdl show \1"),
     (r"\ballow_phi=True\b", "--allow-phi"),
     (r"\bworkers=(\d+)", r"--workers \1"),

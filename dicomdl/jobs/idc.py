@@ -5,7 +5,9 @@ license, DOI and the place in the open buckets of IDC. DuckDB answers conditions
 without a network. The table is read in place; the query has no access to other files.
 """
 
+import contextlib
 import csv
+import difflib
 import functools
 import html
 import io
@@ -16,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import StorageError, UsageError
 from dicomdl.extras import import_extra
 from dicomdl.index.index import Index
 from dicomdl.index.text import counted
@@ -42,6 +44,16 @@ _JOINED: Final = {
     "source_DOI": "source_doi",
     "citation": "citation",
 }
+_PACKAGE: Final = "idc-index-data"
+# Columns without which its table of series is of a version that is not known here.
+_NEEDED: Final = (
+    *("collection_id", "analysis_result_id", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
+    *("Modality", "instanceCount", "series_size_MB", "license_short_name", "source_DOI"),
+    *("series_aws_url", "crdc_series_uuid"),
+)
+# What DuckDB says of a name, and the class of an error that its sentence begins with.
+_NO_COLUMN: Final = re.compile(r'column "([^"]+)" not found')
+_CLASS: Final = re.compile(r"(Binder|Parser|Conversion|Catalog) Error: ")
 _ORDER: Final = "collection_id, PatientID, StudyInstanceUID, SeriesInstanceUID"
 # The buckets of IDC are open, and need no credentials.
 _OPEN: Final[Mapping[str, Any]] = {"skip_signature": True, "region": "us-east-1"}
@@ -69,6 +81,8 @@ def series(where: str = "", *, limit: int | None = None) -> "IDCSeries":
     ------
     UsageError
         The condition is no SQL on these columns, or `limit` is negative.
+    StorageError
+        The table of series is damaged, or lacks a column.
     MissingExtra
         The packages of ``dicomdl[idc]`` are not installed.
 
@@ -359,7 +373,7 @@ class IDCSeries:
 
 def _table_path(name: str) -> str:
     """Return the path of a Parquet file that the package idc-index-data holds."""
-    package = import_extra("idc_index_data", _FEATURE, "idc", "idc-index-data")
+    package = import_extra("idc_index_data", _FEATURE, "idc", _PACKAGE)
     return str(Path(package.__file__).with_name(f"{name}.parquet"))
 
 
@@ -370,19 +384,53 @@ def _query(sql: str, *values: Any) -> dict[str, list[Any]]:
     ------
     UsageError
         The query is no valid SQL on the columns.
+    StorageError
+        The table is damaged, or lacks a column.
     """
     path = _table_path("idc_index")
     duckdb = import_extra("duckdb", _FEATURE, "idc")
     with _database(duckdb, [path]) as base:
-        base.execute(f"CREATE VIEW idc AS SELECT * FROM read_parquet({_quoted(path)})")
+        with _readable(duckdb, path):
+            base.execute(f"CREATE VIEW idc AS SELECT * FROM read_parquet({_quoted(path)})")
+            names = list(_columns_of(base.execute("SELECT * FROM idc LIMIT 0")))
+        if lacking := [name for name in _NEEDED if name not in names]:
+            raise StorageError(
+                f"the table of IDC's series {path!r} lacks {', '.join(lacking)}: install another "
+                f"version of {_PACKAGE}",
+                columns=lacking,
+            )
         try:
             return _columns_of(base.execute(sql, values or None))
         except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
             raise UsageError(
-                f"the condition on IDC's series cannot be evaluated: {reason}; "
+                f"the condition on IDC's series cannot be evaluated: {_why(str(error), names)}; "
                 "dicomdl.idc.columns() lists the columns"
             ) from None
+
+
+def _why(error: str, names: Sequence[str]) -> str:
+    """Return the reason of an error of DuckDB in a sentence; `names` are the columns."""
+    first = error.splitlines()[0]
+    if absent := _NO_COLUMN.search(first):
+        near = difflib.get_close_matches(absent[1], names, 2)
+        hint = "a text stands in single quotes, such as collection_id = 'nlst'"
+        return f"there is no column {absent[1]!r}: " + (
+            f"did you mean {' or '.join(near)}?" if near else hint
+        )
+    return _CLASS.sub("it is no SQL on the columns: ", first, count=1)
+
+
+@contextlib.contextmanager
+def _readable(duckdb: Any, path: str) -> Iterator[None]:
+    """Say which table of IDC cannot be read."""
+    try:
+        yield
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(
+            f"the table of IDC {path!r} cannot be read: install {_PACKAGE} again, or another "
+            f"version of it ({reason})"
+        ) from None
 
 
 def _database(duckdb: Any, paths: Sequence[str]) -> Any:
@@ -413,7 +461,8 @@ def _citation_texts() -> Mapping[str, str]:
         f"(SELECT unnest(sources) AS source FROM read_parquet({sources})) "
         f"UNION ALL SELECT source_DOI, citation FROM read_parquet({results})"
     )
-    with _database(import_extra("duckdb", _FEATURE, "idc"), paths) as base:
+    duckdb = import_extra("duckdb", _FEATURE, "idc")
+    with _database(duckdb, paths) as base, _readable(duckdb, os.path.dirname(paths[0])):
         found = _columns_of(base.execute(sql))
     pairs = zip(found["doi"], found["citation"], strict=True)
     return {doi: _plain(citation) for doi, citation in pairs if doi and citation}

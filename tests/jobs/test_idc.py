@@ -100,6 +100,49 @@ def test_a_condition_that_is_no_sql_is_a_typed_error(condition: str) -> None:
         dicomdl.idc.series(condition)
 
 
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (
+            "lung",
+            "no column 'lung': a text stands in single quotes, such as collection_id = 'nlst'",
+        ),
+        ("colection_id = 'lung'", "no column 'colection_id': did you mean collection_id"),
+        ("Modality = ", "cannot be evaluated: it is no SQL on the columns: syntax error"),
+        ("instanceCount = 'x'", "cannot be evaluated: it is no SQL on the columns: Could not"),
+    ],
+)
+def test_an_error_of_a_condition_is_a_sentence(
+    condition: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["idc", condition]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Binder" not in told
+    assert "dicomdl idc --columns lists the columns" in told
+
+
+def test_a_condition_that_no_series_meets_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["idc", "collection_id = 'nope'"]) == 1
+    assert "no series of IDC meets the condition" in capsys.readouterr().out
+
+
+def test_a_table_that_lacks_a_column_or_is_damaged_is_a_typed_error(idc_tables: Path) -> None:
+    path = idc_tables / "idc_index.parquet"
+    pq.write_table(table_of_series().drop_columns(["PatientID", "series_aws_url"]), path)
+    with pytest.raises(StorageError, match="lacks PatientID, series_aws_url: install another"):
+        dicomdl.idc.series()
+    path.write_bytes(b"PAR1")
+    with pytest.raises(StorageError, match="cannot be read: install idc-index-data again"):
+        dicomdl.idc.columns()
+
+
+def test_a_table_of_citations_of_another_version_is_a_typed_error(idc_tables: Path) -> None:
+    pq.write_table(pa.table({"other": ["x"]}), idc_tables / "analysis_results_index.parquet")
+    with pytest.raises(StorageError, match="another version"):
+        dicomdl.idc.series().citations()
+
+
 def test_a_condition_reads_no_other_file(tmp_path: Path) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("a\n1\n")
