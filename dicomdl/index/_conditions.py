@@ -10,6 +10,7 @@ import fnmatch
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -127,7 +128,7 @@ def _parsed(condition: str, columns: list[str]) -> tuple[str, str]:
     for prefix in ("", *_PREFIXES):
         name = condition.removeprefix(prefix)
         if condition.startswith(prefix):
-            for column in (name, snake_case(name)):
+            for column in (name, snake_case(name), unicodedata.normalize("NFC", name)):
                 if column in columns:
                     return prefix, column
     prefix = next((each for each in _PREFIXES if condition.startswith(each)), "")

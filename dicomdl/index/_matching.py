@@ -77,12 +77,31 @@ def matched(facts: Facts, keys: Sequence[Key], table: KeyColumns) -> Matched:
         both = [_split(key, key.table.texts(columns)) for key in keys]
         chunks.append(_together([text for text, _ in both]))
         parts += [part.dictionary_encode() for _, part in both if part is not None]
-    rows = pa.chunked_array(chunks, TEXT)
-    numbers = pc.index_in(rows, value_set=held.dictionary)
+    distinct, rows = _composed(held.dictionary, pa.chunked_array(chunks, TEXT))
+    numbers = pc.index_in(rows, value_set=distinct)
     numbers = pc.if_else(rows.is_null(), pa.scalar(NO_KEY, pa.int32()), numbers)
     of_row = pc.fill_null(numbers, NO_MATCH).to_numpy()
     split = coded(pa.chunked_array(parts)) if parts else None
-    return Matched(held.dictionary, of_frame, of_row, rows, split)
+    return Matched(distinct, of_frame, of_row, rows, split)
+
+
+def _composed(keys: pa.Array, rows: pa.ChunkedArray) -> tuple[pa.Array, pa.ChunkedArray]:
+    """Return the keys of the index and of a table in Unicode's composed form, NFC.
+
+    Names of files from macOS are decomposed, and what people type is composed: both are one text.
+    Keys that differ in this alone stay as they are, for files may be named so.
+    """
+    if all(pc.all(pc.string_is_ascii(texts)).as_py() is not False for texts in (keys, rows)):
+        return keys, rows
+    composed = pc.utf8_normalize(keys, form="NFC")
+    counts = pc.value_counts(composed)
+    twins = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    are_twins = pc.is_in(composed, value_set=twins)
+    is_twin = pc.is_in(rows, value_set=keys.filter(are_twins))
+    return (
+        pc.if_else(are_twins, keys, composed),
+        pc.if_else(is_twin, rows, pc.utf8_normalize(rows, form="NFC")),
+    )
 
 
 def _together(texts: Sequence[pa.Array]) -> pa.Array:

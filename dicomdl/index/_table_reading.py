@@ -5,9 +5,10 @@ program has made a fraction or a date of is refused as a key.
 """
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -83,7 +84,29 @@ def given_table(table: Any, label: Any = None, keys: Sequence[str] = ()) -> Give
     if len(made.names) > MOST_COLUMNS:
         raise too_many_columns(made.title, len(made.names))
     _require_different(made.names, made.title)
-    return made
+    return _with_composed_names(made)
+
+
+def composed(given: Any) -> Any:
+    """Return the names in an option in Unicode's composed form, NFC, as Python's are."""
+    if isinstance(given, str):
+        return unicodedata.normalize("NFC", given)
+    if isinstance(given, Mapping):
+        return {composed(name): composed(value) for name, value in given.items()}
+    return [composed(each) for each in given] if isinstance(given, list | tuple) else given
+
+
+def _with_composed_names(given: GivenTable) -> GivenTable:
+    """Return a table whose columns have names in NFC, unless two names would be equal then."""
+    names = tuple(map(composed, given.names))
+    if names == given.names or len(set(names)) < len(names):
+        return given
+    held = dict(zip(names, given.names, strict=True))
+
+    def read(wanted: Sequence[str]) -> pa.Table:
+        return given.read([held[name] for name in wanted]).rename_columns(list(wanted))
+
+    return replace(given, names=names, read=read)
 
 
 def _require_different(names: Sequence[str], title: str) -> None:

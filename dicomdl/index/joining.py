@@ -6,7 +6,7 @@ result is stored with a report.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from dicomdl.index._literals import parsed_columns
 from dicomdl.index._matching import Matched, level_of, matched
 from dicomdl.index._reduction import Reduced, one_row_per_key, pivoted
 from dicomdl.index._stored_joins import StoredJoin, stored_join
-from dicomdl.index._table_reading import GivenTable, given_table, key_text
+from dicomdl.index._table_reading import GivenTable, composed, given_table, key_text
 from dicomdl.index.joined import Joined
 from dicomdl.index.rows import Generation
 from dicomdl.index.schema import TEXT
@@ -53,7 +53,14 @@ def join(selected: Selected, table: Any, options: JoinOptions) -> tuple[StoredJo
         See `Index.join`.
     """
     unmatched = parsed_unmatched(options.on_unmatched)
-    on = parsed_on(options.on)
+    on = {left: composed(right) for left, right in parsed_on(options.on).items()}
+    options = replace(
+        options,
+        label=composed(options.label),
+        pivot=composed(options.pivot),
+        lists=composed(options.lists),
+        parse=composed(options.parse),
+    )
     given = given_table(table, options.label, columns_named(on))
     facts = Facts(selected.generation, selected.joined)
     in_cells = [name for name in columns_named(on) if parsed_base(name, options, given.names)]

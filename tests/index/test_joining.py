@@ -1,6 +1,7 @@
 """joining: keys of every kind, pivots, lists, what does not match, and pandas as second opinion."""
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -388,3 +389,42 @@ def test_a_hint_says_how_keys_differ(index: Index, keys: list[Any], words: str) 
         index.join({"k": ["S0", "S1", "S2", "S3"], "y": [1, 2, 3, 4]}, on={"parent": "k"})
     with pytest.raises(UsageError, match="use a template of the table"):
         index.join({"k": ["0", "1", "2", "3"], "y": [1, 2, 3, 4]}, on={"parent": "k"})
+
+
+# --- forms of Unicode -----------------------------------------------------------------------------
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "M\u00fcller") for form in ("NFC", "NFD"))
+
+
+@pytest.mark.parametrize("held", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("given", [COMPOSED, DECOMPOSED])
+def test_keys_match_whatever_the_form_of_their_letters(folder: Path, held: str, given: str) -> None:
+    for number, name in enumerate((held, "Roe")):
+        write_series(folder / name, shape=(1, 4, 4), seed=number)
+    found = index_of(folder).join({given: 1, "Roe": 2}, on="parent", label="y")
+    assert value(found, held, "y") == 1
+    assert value(found, "Roe", "y") == 2
+
+
+@pytest.mark.parametrize("held", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("given", [COMPOSED, DECOMPOSED])
+def test_columns_are_found_whatever_the_form_of_their_letters(
+    index: Index, folder: Path, held: str, given: str
+) -> None:
+    (folder / "t.csv").write_text(f"{held}-key,{held}\n01,a\n02,b\n03,c\n", "utf-8")
+    found = index.join(folder / "t.csv", on={"PatientID": f"{given}-key"}, label=given)
+    assert value(found, "s2", COMPOSED) == "b"
+    for name in (held, given, COMPOSED):
+        assert len(found.select(**{name: "b"})) == 3
+
+
+def test_files_whose_names_differ_in_their_form_alone_stay_apart(folder: Path) -> None:
+    third = "Gr\u00f6\u00dfe"
+    for number, name in enumerate((COMPOSED, DECOMPOSED, third)):
+        write_series(folder / name, shape=(1, 4, 4), seed=number)
+    if len(list(folder.iterdir())) < 3:
+        pytest.skip("this file system takes both names for one")
+    index = index_of(folder)
+    table = {COMPOSED: 1, DECOMPOSED: 2, unicodedata.normalize("NFD", third): 3}
+    found = index.join(table, on="parent", label="y")
+    assert [value(found, name, "y") for name in (COMPOSED, DECOMPOSED, third)] == [1, 2, 3]
