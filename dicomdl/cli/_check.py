@@ -1,4 +1,4 @@
-"""`dicomdl check`: list what needs a person, or check pixels, identities or archives."""
+"""`dicomdl check`: list what needs a person, or check pixels, identities, archives or shards."""
 
 import argparse
 import json
@@ -16,7 +16,10 @@ def add(commands: Any) -> None:
         help="list the stacks and files that need a person, with reasons; exit code 1 if any does",
     )
     check.add_argument(
-        "index", metavar="INDEX", help="index folder, or a folder that was scanned without --out"
+        "index",
+        metavar="INDEX",
+        help="index folder, or a folder that was scanned without --out; or the folder of an export "
+        "to webdataset, whose shards are read in full and compared with the manifest",
     )
     check.add_argument(
         "--all",
@@ -64,6 +67,7 @@ def run(given: argparse.Namespace) -> int:
     """Print the verdicts, or the result of another check."""
     from dicomdl.errors import UsageError
     from dicomdl.index.opening import open_index
+    from dicomdl.jobs.shard_check import check_shards, is_of_shards
 
     if "sample" in given and not given.pixels:
         raise UsageError("--sample is an option of --pixels")
@@ -71,8 +75,13 @@ def run(given: argparse.Namespace) -> int:
     if len(checks) > 1:
         first, second = checks[:2]
         raise UsageError(f"--{first} and --{second} are two checks: ask for one of them")
-    index = open_index(given.index)
-    check = _checked(index, given, progress=not (given.quiet or given.json))
+    progress = not (given.quiet or given.json)
+    if is_of_shards(given.index):
+        if {"pixels", "phi"}.intersection(checks):
+            raise UsageError(f"--{checks[0]} is a check of an index, {given.index!r} has shards")
+        check = check_shards(given.index, progress=progress)
+    else:
+        check = _checked(open_index(given.index), given, progress=progress)
     if given.json:
         print(json.dumps(check.to_dict(), indent=1, allow_nan=False))
     else:

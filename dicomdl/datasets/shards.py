@@ -1,4 +1,8 @@
-"""The dataset of shards: samples that an export wrote, by one ranged read each."""
+"""The dataset of shards: samples that an export wrote, by one ranged read each.
+
+The checksum of a sample is compared at each read: XXH3 over blocks that are in the cache of the
+processor at that time.
+"""
 
 import contextlib
 import functools
@@ -6,6 +10,7 @@ import io
 import json
 import math
 import os
+import tokenize
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 
 from dicomdl.arrays import Float32, Ints, Values
 from dicomdl.datasets._options import OnError, Policy
@@ -22,7 +28,7 @@ from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.transport.images import new_array
 from dicomdl.datasets.worker import threads_here
 from dicomdl.errors import EmptySelection, PixelError, TruncatedPixels, UsageError
-from dicomdl.index.shard_manifests import ShardManifest, ShardRow
+from dicomdl.index.shard_manifests import BLOCK_BYTES, ShardManifest, ShardRow, sum_of
 from dicomdl.index.text import counted
 from dicomdl.storage.sources import Handle, Source, opened, read_exactly, read_range
 
@@ -31,7 +37,6 @@ _IMAGE: Final = "image.npy"
 _DTYPES: Final = ("int16", "float16", "float32")
 # Bytes that hold the header of an array of ours.
 _HEADER_BYTES: Final = 2**10
-_BLOCK_BYTES: Final = 2**19
 # A thread is worth its start for so many bytes of an image.
 _LEAST_PER_THREAD: Final = 2**22
 
@@ -190,7 +195,8 @@ class ShardDataset(SampleDataset):
         start, length = place.members[_IMAGE]
         try:
             with self._opened(place) as handle:
-                image = _Stored.of(read_range(handle, start, min(length, _HEADER_BYTES)), place)
+                head = read_range(handle, start, min(length, _HEADER_BYTES))
+                image = _Stored.of(head, place)
                 # The members behind the image.
                 rest = memoryview(
                     read_range(handle, start + length, place.offset + place.bytes - start - length)
@@ -200,6 +206,14 @@ class ShardDataset(SampleDataset):
                 first = place.members[kind][0] - start - length
                 return rest[first : first + place.members[kind][1]]
 
+            values = new_array(image.shape, np.float32)
+            blocks = self._fill(values.reshape(-1), image, place)
+            others = [member(kind) for kind in place.members if kind != _IMAGE]
+            if place.xxh3 not in ("", sum_of([head[: image.offset - start], *others], blocks)):
+                raise PixelError(
+                    f"the shard {place.shard!r} is damaged: the sample {place.key} has another "
+                    "checksum; copy the shard again, or delete it and export again"
+                )
             told = json.loads(bytes(member("json")))
             if told["key"] != place.key:
                 raise ValueError("it has another sample in this place")
@@ -209,14 +223,13 @@ class ShardDataset(SampleDataset):
                 if kind.endswith(_NPY) and kind != _IMAGE
             }
             tensors |= {name: _tensor(each) for name, each in told["arrays"].items()}
-            values = new_array(image.shape, np.float32)
-            self._fill(values.reshape(-1), image, place)
             return Sample(image=torch.from_numpy(values), row=row, **told["values"], **tensors)
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, PixelError):
                 raise
             raise PixelError(
-                f"the shard {place.shard!r} is not the one of the manifest: {error}; export again"
+                f"the shard {place.shard!r} is not the one of the manifest, or is damaged: "
+                f"{error}; copy it again, or delete it and export again"
             ) from error
 
     @contextlib.contextmanager
@@ -231,23 +244,27 @@ class ShardDataset(SampleDataset):
                 )
             yield handle
 
-    def _fill(self, values: Float32, image: "_Stored", place: ShardRow) -> None:
-        """Read an image into flat float32 values, by all cores outside of workers."""
+    def _fill(self, values: Float32, image: "_Stored", place: ShardRow) -> list[int]:
+        """Read an image into flat float32 values, by all cores outside of workers.
+
+        Returns the checksum of each block.
+        """
         threads = threads_here()
         threads = max(1, min(threads, values.nbytes // _LEAST_PER_THREAD))
-        bounds = np.linspace(0, values.size, threads + 1).astype(np.int64)
+        blocks = -(-values.size // image.per_block)
+        bounds = np.linspace(0, blocks, threads + 1).astype(np.int64) * image.per_block
 
-        def span(number: int) -> None:
+        def span(number: int) -> list[int]:
             # A handle per thread: some systems read at a place by seeking to it.
             with self._opened(place) as handle:
-                image.read(handle, values, int(bounds[number]), int(bounds[number + 1]))
+                stop = min(int(bounds[number + 1]), values.size)
+                return image.read(handle, values, int(bounds[number]), stop)
 
         if threads == 1:
-            span(0)
-            return
+            return span(0)
         with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(span, number) for number in range(threads)]:
-                done.result()
+            begun = [pool.submit(span, number) for number in range(threads)]
+            return [each for done in begun for each in done.result()]
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -277,21 +294,27 @@ class _Stored:
             raise ValueError(f"its image is {dtype} {shape} in {size} bytes")
         return cls(start + length, dtype, shape)
 
-    def read(self, handle: Handle, values: Float32, start: int, stop: int) -> None:
-        """Read the values from `start` to `stop` as float32, a block at a time.
+    @property
+    def per_block(self) -> int:
+        """Values per block."""
+        return BLOCK_BYTES // self.dtype.itemsize
+
+    def read(self, handle: Handle, values: Float32, start: int, stop: int) -> list[int]:
+        """Read the values from `start` to `stop` as float32, and return the checksum of each block.
 
         Blocks stay in the cache of the processor while they are converted. Torch converts float16
         by instructions that NumPy does not use.
         """
-        size = self.dtype.itemsize
-        if self.dtype == np.float32:
-            read_exactly(handle, values[start:stop], self.offset + start * size)
-            return
-        block = np.empty(min(stop - start, _BLOCK_BYTES // size), self.dtype)
-        for first in range(start, stop, len(block)):
-            part = block[: stop - first]
-            read_exactly(handle, part, self.offset + first * size)
-            torch.from_numpy(values[first : first + len(part)]).copy_(torch.from_numpy(part))
+        is_same, sums = self.dtype == np.float32, []
+        block = np.empty(0 if is_same else min(stop - start, self.per_block), self.dtype)
+        for first in range(start, stop, self.per_block):
+            out = values[first : min(first + self.per_block, stop)]
+            part = out if is_same else block[: len(out)]
+            read_exactly(handle, part, self.offset + first * self.dtype.itemsize)
+            sums.append(xxhash.xxh3_64_intdigest(part.data))
+            if not is_same:
+                torch.from_numpy(out).copy_(torch.from_numpy(part))
+        return sums
 
 
 def _header(data: memoryview) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
@@ -299,7 +322,10 @@ def _header(data: memoryview) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
     head = io.BytesIO(data[:_HEADER_BYTES])
     if np.lib.format.read_magic(head) != (1, 0):
         raise ValueError("an array has another format")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    try:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise ValueError("an array has no header") from error
     if is_fortran or dtype.kind not in "biuf":
         raise ValueError(f"an array is {dtype}")
     return head.tell(), dtype, shape

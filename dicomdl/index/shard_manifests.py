@@ -1,26 +1,33 @@
 """Manifests of shards: a Parquet file with the place of each sample and of each of its members.
 
 A row is a sample. Its bytes, with the headers of the tar file, are `offset` to ``offset + bytes``
-of `shard`, and the bytes of member `members[i]` begin at `member_offsets[i]`.
+of `shard`, and the bytes of member `members[i]` begin at `member_offsets[i]`. A tar file has no
+checksum of contents, so `xxh3` is one of the members (`sum_of`). The pages of the manifest have
+theirs, and `xxh3` of its facts is that of all other facts.
 """
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
+import xxhash
 
 from dicomdl.errors import IndexFolderError
 from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.checksums import sealed, unsealed
 from dicomdl.storage.json_texts import parsed
 
 MANIFEST: Final = "manifest.parquet"
 # Number of the format of manifests and of the JSON in shards.
 VERSION: Final = 1
 _FACTS: Final = b"dicomdl_shards"
+_SEALED: Final = b'{"xxh3"'
+_SUM: Final = "xxh3"
+# Bytes of an image that have a checksum of their own: those that a reader converts at once.
+BLOCK_BYTES: Final = 2**19
 _SCHEMA: Final = pa.schema(
     [
         ("key", TEXT),
@@ -32,6 +39,7 @@ _SCHEMA: Final = pa.schema(
         ("members", pa.list_(TEXT)),
         ("member_offsets", pa.list_(pa.int64())),
         ("member_bytes", pa.list_(pa.int64())),
+        (_SUM, TEXT),
         ("dtype", TEXT),
         ("shape", pa.list_(pa.int64())),
         ("target", pa.list_(pa.float64())),
@@ -59,6 +67,8 @@ class ShardRow:
         The range of its bytes in the file.
     members
         {kind: (offset in the file, bytes)}, such as "image.npy".
+    xxh3
+        The `sum_of` the sample; "" in manifests of 0.1.0 before it was written.
     """
 
     key: str
@@ -66,6 +76,34 @@ class ShardRow:
     offset: int
     bytes: int
     members: Mapping[str, tuple[int, int]]
+    xxh3: str = ""
+
+
+def sum_of(parts: Iterable[bytes | memoryview], blocks: Iterable[int]) -> str:
+    """Return the checksum of a sample, XXH3 of 64 bits.
+
+    Parameters
+    ----------
+    parts
+        The header of the image, and the members behind the image in their order.
+    blocks
+        XXH3 of each `BLOCK_BYTES` of the values of the image, which threads may read.
+    """
+    whole = xxhash.xxh3_64()
+    for part in parts:
+        whole.update(part)
+    for block in blocks:
+        whole.update(block.to_bytes(8, "little"))
+    return whole.hexdigest()
+
+
+def sum_of_members(members: Mapping[str, bytes], value_bytes: int) -> str:
+    """Return the `sum_of` a sample whose first member ends with so many bytes of values."""
+    image, *others = members.values()
+    values = memoryview(image)[len(image) - value_bytes :]
+    starts = range(0, value_bytes, BLOCK_BYTES)
+    blocks = [xxhash.xxh3_64_intdigest(values[at : at + BLOCK_BYTES]) for at in starts]
+    return sum_of([image[: len(image) - value_bytes], *others], blocks)
 
 
 class ShardManifest:
@@ -89,10 +127,14 @@ class ShardManifest:
         path = os.path.join(folder, MANIFEST)
         try:
             with storage.open_regular(path) as file:
-                table = pq.read_table(file)
+                table = pq.read_table(file, page_checksum_verification=True)
             table.validate(full=True)
-            self.facts: Mapping[str, Any] = parsed(table.schema.metadata[_FACTS])
+            self.facts: Mapping[str, Any] = _facts_of(table)
             version = self.facts["version"]
+            if len(table) != self.facts.get("rows", len(table)):
+                raise ValueError(f"{len(table)} rows, expected {self.facts['rows']}")
+            if _SUM not in table.column_names:
+                table = table.append_column(_SUM, pa.nulls(len(table), TEXT))
             self.table = table.select(_SCHEMA.names).cast(_SCHEMA)
         except FileNotFoundError:
             raise IndexFolderError(
@@ -100,7 +142,8 @@ class ShardManifest:
             ) from None
         except _DAMAGE as error:
             raise IndexFolderError(
-                f"the manifest {path!r} is damaged: {type(error).__name__}: {error}"
+                f"the manifest {path!r} is damaged: {type(error).__name__}: {error}; copy it "
+                "again, or export again, which keeps complete shards"
             ) from error
         if version != VERSION:
             raise IndexFolderError(
@@ -117,11 +160,24 @@ class ShardManifest:
     def row(self, number: int) -> ShardRow:
         """Return the place of a sample."""
         names = ("key", "shard", "offset", "bytes", "members", "member_offsets", "member_bytes")
-        key, shard, offset, length, kinds, starts, sizes = (
-            self.table.column(name)[number].as_py() for name in names
+        key, shard, offset, length, kinds, starts, sizes, checksum = (
+            self.table.column(name)[number].as_py() for name in (*names, _SUM)
         )
         members = dict(zip(kinds, zip(starts, sizes, strict=True), strict=True))
-        return ShardRow(key, shard, offset, length, members)
+        return ShardRow(key, shard, offset, length, members, checksum or "")
+
+
+def _facts_of(table: pa.Table) -> dict[str, Any]:
+    """Return the facts of a manifest; raise ValueError if they are not as they were written.
+
+    Those of manifests without checksums of samples have none, either.
+    """
+    data = table.schema.metadata[_FACTS]
+    if _SUM in table.column_names:
+        return unsealed(data)[0]
+    if data.startswith(_SEALED):
+        raise ValueError(f"there is no column {_SUM}")
+    return dict(parsed(data))
 
 
 def write_manifest(
@@ -156,7 +212,7 @@ def write_manifest(
         }
         for name, values in columns.items():
             values.append(own.get(name, entry.get(name)))
-    told = json.dumps({"version": VERSION, **facts}, sort_keys=True).encode()
+    told = sealed(dict(sorted({"version": VERSION, "rows": len(entries), **facts}.items())))
     table = pa.table(columns, schema=_SCHEMA.with_metadata({_FACTS: told}))
     with storage.put_together(path) as inside:
-        pq.write_table(table, inside, compression="zstd")
+        pq.write_table(table, inside, compression="zstd", write_page_checksum=True)

@@ -2,10 +2,13 @@
 
 import json
 import pickle
+import random
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from conftest import NewFolder, index_of
@@ -13,7 +16,9 @@ from phantoms import write_series
 from phantoms_labels import write_seg
 
 import dicomdl
+from dicomdl.datasets import shards as shards_module
 from dicomdl.errors import EmptySelection, IndexFolderError, PixelError, UsageError
+from dicomdl.index import shard_manifests
 
 COUNT = 6
 
@@ -156,6 +161,107 @@ def test_a_shard_that_was_cut_or_exchanged_is_named(index: dicomdl.Index, tmp_pa
     kept = dicomdl.ShardDataset(folder, on_error="skip")
     with pytest.raises(PixelError):
         kept[0]
+
+
+def members_in(shard: Path) -> list[range]:
+    """The ranges of the bytes of each member of a tar file."""
+    with tarfile.open(shard) as archive:
+        return [range(each.offset_data, each.offset_data + each.size) for each in archive]
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "auto"])
+def test_a_byte_of_a_sample_that_changed_is_found_when_it_is_read(
+    index: dicomdl.Index, tmp_path: Path, dtype: str
+) -> None:
+    folder = shards(index, tmp_path / "out", dtype=dtype, target="grade")
+    path = folder / "train-00000-000000.tar"
+    data, read = path.read_bytes(), dicomdl.ShardDataset(folder)
+    expected, chance = list(read), random.Random(7)
+    for number, member in enumerate(members_in(path)):
+        ends = (member[0], member[-1], *chance.choices(member, k=12))
+        for at in ends:
+            damaged = bytearray(data)
+            damaged[at] ^= 1 << chance.randrange(8)
+            path.write_bytes(damaged)
+            row = number // (len(members_in(path)) // COUNT)
+            with pytest.raises(PixelError, match=r"000000.tar' is .*damaged: .*delete"):
+                read[row]
+            assert_equal(read[row - 1], expected[row - 1])
+    path.write_bytes(data)
+    for sample, wanted in zip(read, expected, strict=True):
+        assert_equal(sample, wanted)
+
+
+def test_damage_is_skipped_and_counted_like_that_of_a_file(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    folder = shards(index, tmp_path / "out")
+    path = folder / "train-00000-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[members_in(path)[0][-1]] ^= 1
+    path.write_bytes(data)
+    read = dicomdl.ShardDataset(folder, on_error="skip")
+    (batch,) = torch.utils.data.DataLoader(read, COUNT, collate_fn=dicomdl.collate)
+    assert batch["row"].tolist() == [1, 2, 3, 4, 5]
+    assert [skipped.row for skipped in read.skipped] == [0]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_checksums_of_many_blocks_are_the_same_for_any_number_of_threads(
+    index: dicomdl.Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, dtype: str
+) -> None:
+    for module in (shard_manifests, shards_module):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(shards_module, "_LEAST_PER_THREAD", 100)
+    monkeypatch.setattr(shards_module, "threads_here", lambda: threads)
+    folder = shards(index, tmp_path / "out", dtype=dtype)
+    expected = dicomdl.VolumeDataset(index, "modality")
+    for sample, wanted in zip(dicomdl.ShardDataset(folder), expected, strict=True):
+        assert_equal(sample, wanted, values=None if dtype == "float32" else lambda image: image)
+    place = shard_manifests.ShardManifest(str(folder)).row(1)
+    data = bytearray((folder / place.shard).read_bytes())
+    start, length = place.members["image.npy"]
+    for at in range(start + length - 4 * 5 * 7, start + length, 17):
+        data[at] ^= 16
+        (folder / place.shard).write_bytes(data)
+        with pytest.raises(PixelError, match="has another checksum"):
+            dicomdl.ShardDataset(folder)[1]
+        data[at] ^= 16
+
+
+def test_shards_of_exports_without_checksums_are_read(index: dicomdl.Index, tmp_path: Path) -> None:
+    folder = shards(index, tmp_path / "out")
+    expected = list(dicomdl.ShardDataset(folder))
+    path = folder / "manifest.parquet"
+    table = pyarrow.parquet.read_table(path)
+    facts = json.loads(table.schema.metadata[b"dicomdl_shards"])
+    told = json.dumps({name: facts[name] for name in facts.keys() - {"xxh3", "rows"}})
+    old = table.drop_columns(["xxh3"]).replace_schema_metadata({b"dicomdl_shards": told.encode()})
+    pyarrow.parquet.write_table(old, path)
+    for sample, wanted in zip(dicomdl.ShardDataset(folder), expected, strict=True):
+        assert_equal(sample, wanted)
+
+
+def test_a_manifest_that_changed_is_damaged_or_says_the_same(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    folder = shards(index, tmp_path / "out", target="grade")
+    path = folder / "manifest.parquet"
+    data, right = path.read_bytes(), shard_manifests.ShardManifest(str(folder))
+    chance, found = random.Random(11), 0
+    for _ in range(120):
+        damaged = bytearray(data)
+        damaged[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            read = shard_manifests.ShardManifest(str(folder))
+        except IndexFolderError as error:
+            found += "manifest" in str(error) and "again" in str(error)
+        else:
+            assert read.facts == right.facts and read.table.equals(right.table)
+    assert found > 40
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:

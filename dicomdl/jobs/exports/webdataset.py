@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from dicomdl.errors import DicomdlError
-from dicomdl.index.shard_manifests import MANIFEST, write_manifest
+from dicomdl.index.shard_manifests import MANIFEST, sum_of_members, write_manifest
 from dicomdl.jobs.exports._ordered import in_order
 from dicomdl.jobs.exports._records import Entry, Records
 from dicomdl.jobs.exports._samples import Case, stored_values
@@ -145,4 +145,6 @@ class WebDatasetExporter(Exporter):
         target = sample.get("target")
         if target is not None:
             entry["target"] = np.atleast_1d(target.numpy()).astype(float).tolist()
-        return entry, members_of(sample, image, facts)
+        members = members_of(sample, image, facts)
+        entry["xxh3"] = sum_of_members(members, image.nbytes)
+        return entry, members
