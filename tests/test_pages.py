@@ -157,7 +157,8 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     # What attributes of public classes hold, or their methods return.
     elements = ["index.annotations.Annotation", "index.joined.Joined"]
     elements += ["index.join_report.JoinReport"]
-    elements += ["labels.read.OverlapWarning", "labels.read.RemarkWarning"]
+    elements += ["labels.reader.OverlapWarning", "labels.read.RemarkWarning"]
+    elements += ["jobs.exports.exported.ExportWarning"]
     elements += ["labels.regions.Region", "labels.regions.RegionReport"]
     elements += ["index.audits.Audit", "index.audits.Leak"]
     elements += ["index.duplicates.Duplicates", "index.duplicates.Duplicate"]

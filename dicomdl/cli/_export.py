@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import warnings
 from typing import Any, Final
 
 from dicomdl.cli import _joining
@@ -110,33 +111,37 @@ def run(given: argparse.Namespace) -> int:
     from dicomdl.index import filtering
     from dicomdl.index.opening import open_index
     from dicomdl.jobs.exports.export import export
+    from dicomdl.jobs.exports.exported import ExportWarning
 
     index = filtering.selected(open_index(given.index), given.where)
     boxes = _boxes(given.boxes)
     names = [] if boxes is None else [*boxes.names, *([boxes.label] if boxes.label else [])]
-    done = export(
-        _joining.joined(index, given, names),
-        given.to,
-        given.out,
-        intensity=given.intensity,
-        spacing=_one_or_all(given.spacing),
-        size=_one_or_all(given.size),
-        orientation=given.orientation,
-        irregular=given.irregular,
-        labels=given.labels,
-        target=given.target,
-        boxes=boxes,
-        dtype=given.dtype,
-        split=given.split or given.fractions or given.folds,
-        name=given.name,
-        names=given.names,
-        suffix=given.suffix,
-        picture=given.picture,
-        shard_bytes=given.shard_mb * 2**20,
-        overwrite=given.overwrite,
-        workers=given.workers,
-        progress=not (given.quiet or given.json),
-    )
+    with warnings.catch_warnings():
+        # The summary says it.
+        warnings.simplefilter("ignore", ExportWarning)
+        done = export(
+            _joining.joined(index, given, names),
+            given.to,
+            given.out,
+            intensity=given.intensity,
+            spacing=_one_or_all(given.spacing),
+            size=_one_or_all(given.size),
+            orientation=given.orientation,
+            irregular=given.irregular,
+            labels=given.labels,
+            target=given.target,
+            boxes=boxes,
+            dtype=given.dtype,
+            split=given.split or given.fractions or given.folds,
+            name=given.name,
+            names=given.names,
+            suffix=given.suffix,
+            picture=given.picture,
+            shard_bytes=given.shard_mb * 2**20,
+            overwrite=given.overwrite,
+            workers=given.workers,
+            progress=not (given.quiet or given.json),
+        )
     if given.json:
         print(json.dumps(done.to_dict(), indent=1, allow_nan=False))
     else:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,6 +14,7 @@ import torch
 from dicomdl.arrays import Ints, Values, Voxel, ends_of
 from dicomdl.datasets._channels import are_one_grid
 from dicomdl.datasets._grid_request import GridRequest, ReadLabels
+from dicomdl.datasets.selection import level_of_caller
 from dicomdl.errors import AnnotationError, GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import regular_slices
@@ -21,8 +23,10 @@ from dicomdl.index.views import Stack, Stacks
 from dicomdl.labels.caching import COVERED, CachedLabels, cached_labels, census_of
 from dicomdl.labels.places import Census
 from dicomdl.labels.reader import (
+    OVERLAP,
     LabelReader,
     NoLabels,
+    OverlapWarning,
     channel_block,
     fraction_block,
     label_block,
@@ -134,12 +138,15 @@ class SampleLabels:
         The names of the channels, in order; () for label maps.
     absent
         Numbers of the stacks that nobody annotated, ascending int64.
+    overlaps
+        The stacks read so far whose labels overlap.
     """
 
     source: LabelSource
     dtype: str
     names: tuple[str, ...] = ()
     absent: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    overlaps: "Overlaps" = field(default_factory=lambda: Overlaps())
 
     def block(
         self, stack: Stack, grid: GridRequest, box: tuple[Voxel, Voxel], cache: Cache | None = None
@@ -207,8 +214,10 @@ class SampleLabels:
             whole = label_map(stack, ByIdentity(self.source.source))
             return [self._fitting(lambda start, stop: whole[_box(start, stop)])]
         if not self.names:
-            known = self.cached(stack, cache)
-            return [self._fitting(known.read if known else _reads_map(self._reader(stack)))]
+            note = functools.partial(self.overlaps.note, stack)
+            if known := self.cached(stack, cache):
+                return [self._fitting(functools.partial(known.read, note=note))]
+            return [self._fitting(_reads_map(self._reader(stack), note))]
         if cache is not None and not self._is_absent(stack):
             return [cached_labels(cache, stack, self.source, (each,)).read for each in self.names]
         reader = self._reader(stack)
@@ -276,6 +285,30 @@ class SampleLabels:
                 )
 
 
+class Overlaps:
+    """Stacks of a dataset in which voxels have several labels, of which a label map holds the last.
+
+    Which ones do is known when they are read: of the first one, a process warns.
+
+    Attributes
+    ----------
+    stacks
+        Their numbers.
+    warns
+        Whether to warn; an export has them in its ledger instead.
+    """
+
+    def __init__(self) -> None:
+        self.stacks: set[int] = set()
+        self.warns = True
+
+    def note(self, stack: Stack) -> None:
+        """Note that labels of a stack overlap."""
+        if self.warns and not self.stacks:
+            warnings.warn(OVERLAP, OverlapWarning, stacklevel=level_of_caller())
+        self.stacks.add(stack.number)
+
+
 def as_tensors(entries: dict[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
     """Return the entries of a sample as tensors, which share memory."""
     return {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in entries.items()}
@@ -310,11 +343,19 @@ def surveyed(source: LabelSource, stacks: Stacks) -> Survey:
     return known
 
 
-def _reads_map(reader: LabelReader) -> ReadLabels:
+def _reads_map(reader: LabelReader, note: Callable[[], None]) -> ReadLabels:
+    """Return the function that reads boxes of a map; it calls `note` where labels overlap."""
     if reader.values == "fractions":
         return functools.partial(fraction_block, reader)
     dtype = smallest_dtype(reader.names)
-    return lambda start, stop: label_block(reader, start, stop, dtype)[0]
+
+    def read(start: Voxel, stop: Voxel) -> Values:
+        labels, overlap = label_block(reader, start, stop, dtype)
+        if overlap:
+            note()
+        return labels
+
+    return read
 
 
 def _read_channel(reader: LabelReader, name: str, start: Voxel, stop: Voxel) -> Values:

@@ -167,7 +167,7 @@ def report_left_out(taker: str, given: Index, samples: int, left_out: Sequence[L
         raise EmptySelection(f"{taker}: {words}", left_out=facts)
     if told:
         warnings.warn(
-            f"{taker} leaves out:\n{_table(told)}", LeftOutWarning, stacklevel=_level_of_caller()
+            f"{taker} leaves out:\n{_table(told)}", LeftOutWarning, stacklevel=level_of_caller()
         )
 
 
@@ -193,7 +193,7 @@ def _table(left_out: Sequence[LeftOut]) -> str:
     return "\n".join([f"  {'reason':<{width}} {'stacks':>8} {'frames':>10}", *rows])
 
 
-def _level_of_caller() -> int:
+def level_of_caller() -> int:
     """Return the `stacklevel` of the first line outside of this package, for a warning here."""
     # Level 1 is the function that warns; frame 2 from here is the one that calls it.
     level, frame = 2, sys._getframe(2)

@@ -10,6 +10,7 @@ from dicomdl.errors import DicomdlError, StorageError, UsageError
 from dicomdl.index.index import Index
 from dicomdl.jobs import partitions, supervisor
 from dicomdl.jobs._file_names import output_folder
+from dicomdl.jobs.exports.exported import remarks_of
 from dicomdl.jobs.partitions import Plan, key_of
 from dicomdl.jobs.prepared import (
     Prepared,
@@ -368,6 +369,7 @@ def _prepared(task: "PrepareTask", entries: list[dict[str, Any]], files: Sequenc
         _ledger(out, task.recipe, task.index, task.exporter, left_out),
         samples=samples_of(entries, task.exporter.options.parts),
         refused=refused_of(entries),
+        remarks=remarks_of(entries),
         files=tuple(files),
         partitions=len(task.plan),
     )

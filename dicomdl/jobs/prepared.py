@@ -52,6 +52,8 @@ class Prepared:
         The fingerprint of the data card; "" without one.
     repaired
         {repair of the recipe: number of frames}.
+    remarks
+        {what samples lost, such as overlapping labels: their number}.
     """
 
     out: str
@@ -67,6 +69,7 @@ class Prepared:
     partitions: int = 0
     fingerprint: str = ""
     repaired: Mapping[str, int] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -87,6 +90,9 @@ class Prepared:
         lines += [f"  left out  {counted(n, 'stacks')}: {why}" for why, n in self.left_out.items()]
         lines += [
             f"  repaired  {counted(n, 'frames')}: {repair}" for repair, n in self.repaired.items()
+        ]
+        lines += [
+            f"  lost      {counted(n, 'samples')}: {lost}" for lost, n in self.remarks.items()
         ]
         lines += [
             f"  problem   {counted(n, 'files')}: {reason}" for reason, n in self.problems.items()

@@ -6,7 +6,7 @@ patch then reads its part of a few slabs.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -69,16 +69,19 @@ class CachedLabels:
         # Whether the cache holds what it is given; if not, blocks are read without it.
         self._is_held = True
 
-    def read(self, start: Voxel, stop: Voxel) -> Values:
-        """Return the labels of the block from voxel `start` up to `stop`, which is excluded."""
+    def read(self, start: Voxel, stop: Voxel, *, note: Callable[[], None] | None = None) -> Values:
+        """Return the labels of the block from voxel `start` up to `stop`, which is excluded.
+
+        `note` is called where labels overlap in what the cache does not hold yet.
+        """
         height = self._slabs[0][1]
         parts = []
         for number in range(start[0] // height, -(-stop[0] // height)):
             if not self._is_held:
-                return self._block(start, stop)
+                return self._block(start, stop, note)
             first, last = self._slabs[number]
             planes = slice(max(start[0], first) - first, min(stop[0], last) - first)
-            entry = self._entries.get(number) or self._slab(number)
+            entry = self._entries.get(number) or self._slab(number, note)
             parts.append(entry.part(planes, slice(start[1], stop[1]), slice(start[2], stop[2])))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -88,12 +91,12 @@ class CachedLabels:
         labels, counts = np.split(entry.part()[:, 0], [1])
         return Census(labels[0].astype(np.int64), counts)
 
-    def _slab(self, number: int) -> Entry:
+    def _slab(self, number: int, note: Callable[[], None] | None) -> Entry:
         first, last = self._slabs[number]
         rows = self._stack.shape[1:]
         entry = self._cache.get(
             self._key(f"slices {first} to {last}"),
-            lambda: Arrays(self._block((first, 0, 0), (last, *rows))),
+            lambda: Arrays(self._block((first, 0, 0), (last, *rows), note)),
         )
         self._is_held = entry.is_stored
         if not entry.is_held:
@@ -109,7 +112,7 @@ class CachedLabels:
             np.concatenate([census.labels[None], census.counts]).astype(np.int32)[:, None]
         )
 
-    def _block(self, start: Voxel, stop: Voxel) -> Values:
+    def _block(self, start: Voxel, stop: Voxel, note: Callable[[], None] | None) -> Values:
         reader = self._source.reader(self._stack)
         if self._layer == COVERED:
             covered = reader.covered(start, stop)
@@ -120,7 +123,10 @@ class CachedLabels:
             return mask.view(np.uint8) if mask.dtype == np.bool_ else mask
         if reader.values == "fractions":
             return fraction_block(reader, start, stop)
-        return label_block(reader, start, stop, smallest_dtype(reader.names))[0]
+        labels, overlap = label_block(reader, start, stop, smallest_dtype(reader.names))
+        if overlap and note is not None:
+            note()
+        return labels
 
     def _key(self, part: str) -> Key:
         return stack_key(self._files, {**self._options, "part": part}, self._cache.strict)

@@ -19,6 +19,7 @@ from dicomdl.labels.dose import dose_on
 from dicomdl.labels.reader import (
     LabelReader,
     LabelValues,
+    OverlapWarning,
     channel_block,
     fraction_block,
     is_held,
@@ -28,10 +29,6 @@ from dicomdl.labels.reader import (
 from dicomdl.labels.seg import Align
 from dicomdl.labels.source import LabelSource, only_annotation, remarks_on
 from dicomdl.volumes.volume import Volume
-
-
-class OverlapWarning(DicomdlWarning):
-    """Warning that labels overlap where a label map holds one per voxel."""
 
 
 class RemarkWarning(DicomdlWarning):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
-from dicomdl.errors import UsageError
+from dicomdl.errors import DicomdlWarning, UsageError
 from dicomdl.labels._bit_rows import BitRows
 from dicomdl.labels.places import slabs
 
@@ -111,6 +111,16 @@ class NoLabels:
     def covered(self, start: Voxel, stop: Voxel) -> Mask:
         """Return that nothing is annotated."""
         return np.zeros([b - a for a, b in zip(start, stop, strict=True)], np.bool_)
+
+
+OVERLAP: Final = (
+    "voxels have several labels, and each got the last one: LabelSource(..., channels=True) keeps "
+    "all in samples"
+)
+
+
+class OverlapWarning(DicomdlWarning):
+    """Warning that labels overlap where a label map holds one per voxel."""
 
 
 def label_block(

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -28,8 +29,10 @@ from dicomdl.labels._fractions import Fractions
 from dicomdl.labels._seg_frames import SegFrames
 from dicomdl.labels.masks import MaskReader, is_mask, path_of
 from dicomdl.labels.reader import (
+    OVERLAP,
     LabelReader,
     LabelValues,
+    OverlapWarning,
     fraction_block,
     label_block,
     smallest_dtype,
@@ -216,7 +219,10 @@ class LabelSource:
         reader = self.reader(stack)
         if reader.values == "fractions":
             return fraction_block(reader, (0, 0, 0), reader.shape)
-        return label_block(reader, (0, 0, 0), reader.shape, smallest_dtype(reader.names))[0]
+        labels, overlap = label_block(reader, (0, 0, 0), reader.shape, smallest_dtype(reader.names))
+        if overlap:
+            warnings.warn(OVERLAP, OverlapWarning, stacklevel=2)
+        return labels
 
     def _made(self, stack: Stack) -> LabelReader:
         if self.kind:

@@ -1,5 +1,6 @@
 """What labels of samples are: dtype, channels, what is unlabelled, and stacks without labels."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import default_collate
 import dicomdl
 from dicomdl.datasets.selection import LeftOutWarning
 from dicomdl.errors import AnnotationError, EmptySelection, GeometryError, UsageError
+from dicomdl.labels.reader import OverlapWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore::dicomdl.datasets.selection.LeftOutWarning")
 SHAPE = (5, 12, 14)
@@ -375,3 +377,64 @@ def test_labels_may_be_a_path_object(index: dicomdl.Index, tmp_path: Path) -> No
         dicomdl.VolumeDataset([stack], labels=labels) for labels in (pattern, str(pattern))
     )
     assert torch.equal(one["label"], other["label"]) and one["label"].any()
+
+
+# --- labels that overlap --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def overlapping(tmp_path_factory: pytest.TempPathFactory) -> dicomdl.Index:
+    """Two patients, each with a SEG whose two segments share voxels of one slice."""
+    folder = tmp_path_factory.mktemp("overlaps") / "dicom"
+    for seed in (1, 2):
+        (image, *_) = write_series(
+            folder / f"p{seed}", shape=SHAPE, seed=seed, patient_id=f"RAMP-{seed}"
+        )
+        mask = np.ones(SHAPE[1:], np.uint8)
+        frames = [(1, (0, 0, 2.0), mask), (2, (0, 0, 2.0), mask.copy()), (2, (0, 0, 4.0), mask)]
+        write_seg(folder / f"p{seed}" / "seg.dcm", image, frames, segments={1: "A", 2: "B"})
+    return scanned(folder)
+
+
+@pytest.mark.parametrize("kind", ["volumes", "frames", "patches", "cached"])
+def test_a_dataset_warns_once_of_labels_that_overlap(
+    overlapping: dicomdl.Index, tmp_path: Path, kind: str
+) -> None:
+    options: dict[str, Any] = {"labels": "SEG", "intensity": None}
+    samples: Any = {
+        "volumes": lambda: dicomdl.VolumeDataset(overlapping, **options),
+        "frames": lambda: dicomdl.FrameDataset(overlapping, **options),
+        "patches": lambda: dicomdl.PatchDataset(
+            overlapping, size=SHAPE, sampler=dicomdl.Grid(), **options
+        ),
+        "cached": lambda: dicomdl.VolumeDataset(
+            overlapping, cache=dicomdl.DiskCache(tmp_path / "cache"), **options
+        ),
+    }[kind]()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for number in range(len(samples)):
+            samples[number]
+    (only,) = [each for each in told if issubclass(each.category, OverlapWarning)]
+    assert "each got the last one" in str(only.message)
+    assert only.filename == __file__
+
+
+def test_channels_and_labels_that_do_not_overlap_warn_of_nothing(
+    overlapping: dicomdl.Index, index: dicomdl.Index
+) -> None:
+    for part, labels in (
+        (overlapping, dicomdl.LabelSource("SEG", channels=True)),
+        (overlapping, dicomdl.LabelSource("SEG", segments=["A"])),
+        (index, dicomdl.LabelSource("SEG", label_dtype="int16")),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", OverlapWarning)
+            samples = dicomdl.VolumeDataset(part, intensity=None, labels=labels)
+            assert len([samples[number] for number in range(len(samples))])
+
+
+def test_a_source_that_is_called_warns_of_labels_that_overlap(overlapping: dicomdl.Index) -> None:
+    stack = next(each for each in overlapping.stacks if each.modality == "CT")
+    with pytest.warns(OverlapWarning, match="each got the last one"):
+        dicomdl.LabelSource("SEG")(stack)

@@ -18,6 +18,7 @@ from dicomdl.cli.main import main
 from dicomdl.errors import UsageError
 from dicomdl.index.own_scans import record
 from dicomdl.jobs.exports import options
+from dicomdl.jobs.exports.exported import ExportWarning
 
 PATIENTS = 4
 WINDOW = (40, 80)
@@ -254,3 +255,44 @@ def test_the_command_names_every_format_and_dtype() -> None:
         options.DTYPES,
         options.PICTURES,
     )
+
+
+@pytest.mark.parametrize(("slope", "count"), [(0.5, 2), (1, 0)])
+def test_fractions_that_sixteen_bits_round_are_told(
+    tmp_path: Path, slope: float, count: int
+) -> None:
+    write_series(tmp_path / "in", shape=(2, 4, 5), slope=slope)
+    index = index_of(tmp_path / "in")
+    given = {"intensity": "modality", "picture": "png16"}
+    if not count:
+        assert exported(index, "png", tmp_path / "out", **given).remarks == {}
+        return
+    with pytest.warns(ExportWarning, match="2 samples: modality values with fractions"):
+        done = exported(index, "png", tmp_path / "out", **given)
+    ((words, told),) = done.remarks.items()
+    assert told == count
+    assert words in repr(done)
+    assert done.to_dict()["remarks"] == done.remarks
+    # An export that finds its files complete says the same.
+    with pytest.warns(ExportWarning):
+        assert exported(index, "png", tmp_path / "out", **given).remarks == done.remarks
+
+
+def test_a_window_of_sixteen_bits_keeps_fractions(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", shape=(2, 4, 5), slope=0.5)
+    index = index_of(tmp_path / "in")
+    done = exported(index, "png", tmp_path / "out", intensity=WINDOW, picture="png16")
+    assert done.remarks == {}
+
+
+def test_the_command_says_what_samples_lost_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "in", shape=(2, 4, 5), slope=0.5)
+    index = index_of(tmp_path / "in")
+    record(index.path, index.generation)
+    given = ["export", index.path, "--to", "png", "-o", str(tmp_path / "out"), "-q"]
+    assert main([*given, "--intensity", "modality", "--picture", "png16"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("were rounded to whole numbers") == 1
+    assert printed.err == ""

@@ -17,6 +17,7 @@ from dicomdl.cli.main import main
 from dicomdl.errors import UsageError
 from dicomdl.index.own_scans import record
 from dicomdl.jobs.exports.export import export
+from dicomdl.jobs.exports.exported import ExportWarning
 
 NAME = "Dataset501_Phantom"
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -240,3 +241,19 @@ def test_the_command_exports_a_set(
     assert main([*given, "--name", NAME, "--folds", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"train": PATIENTS}
     assert len(told(tmp_path / "out", "splits_final.json")) == 2
+
+
+@pytest.mark.parametrize("to", ["nnunet", "webdataset"])
+def test_labels_that_overlap_are_told_once(tmp_path: Path, to: Any) -> None:
+    for number in range(2):
+        (image, *_) = write_series(tmp_path / f"in/{number}", patient_id=f"P{number}", seed=number)
+        mask = np.ones((5, 7), np.uint8)
+        both = (1, 2) if number else (1,)
+        frames = [(segment, (0, 0, 2.0), mask) for segment in both]
+        write_seg(tmp_path / f"in/{number}/s.dcm", image, frames, segments={1: "a", 2: "b"})
+    index = index_of(tmp_path / "in").select(modality="CT")
+    with pytest.warns(ExportWarning, match="1 sample: labels overlap") as told:
+        done = export(index, to, tmp_path / "out", labels="SEG", name=NAME, progress=False)
+    assert len(told) == 1
+    assert list(done.remarks.values()) == [1]
+    assert "each got the last one" in repr(done)

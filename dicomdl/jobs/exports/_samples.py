@@ -22,6 +22,7 @@ from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
 from dicomdl.jobs._file_names import NameTemplate, facts_of
 from dicomdl.jobs.exports.options import TRAIN, ExportOptions
+from dicomdl.labels.reader import OVERLAP
 
 Dataset = VolumeDataset | FrameDataset
 # Fields of templates beside the columns of the index.
@@ -106,6 +107,8 @@ class Samples:
                 chosen = index.of_stacks(np.flatnonzero(part_of >= 0))
             self.without_part = len(index.stacks) - len(chosen.stacks)
             self.dataset = _dataset(chosen, options)
+        if self.dataset.labels is not None:
+            self.dataset.labels.overlaps.warns = False
         self._part_of, self._fold_of = part_of, fold_of
         index = self.dataset.index
         self._digests = self._identities()
@@ -157,6 +160,12 @@ class Samples:
     def read(self, case: Case) -> Any:
         """Return the sample of a case, as the dataset gives it."""
         return self.dataset[case.row]
+
+    def remarks(self, case: Case) -> list[str]:
+        """Return what the sample of a case lost when it was read, in words."""
+        labels = self.dataset.labels
+        is_lossy = labels is not None and not labels.overlaps.stacks.isdisjoint(case.stacks)
+        return [f"labels overlap: {OVERLAP}"] if is_lossy else []
 
     def _volume(self, row: int, numbers: tuple[int, ...]) -> Case:
         parts = {self._placed(number) for number in numbers}

@@ -1,14 +1,16 @@
 """The public `export`: all samples of an index in one format, by one process."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.text import counted
 from dicomdl.jobs._file_names import output_folder
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.exports._records import alone, begin, remove_stale, require_usable
-from dicomdl.jobs.exports.exported import Exported
+from dicomdl.jobs.exports.exported import Exported, ExportWarning
 from dicomdl.jobs.exports.formats import exporter_of
 from dicomdl.jobs.exports.options import (
     Dtype,
@@ -111,6 +113,12 @@ def export(
     Exported
         What became of each sample, with the reason where it was refused.
 
+    Warns
+    -----
+    ExportWarning
+        Samples were written that lost something (`Exported.remarks`): labels that overlap, or
+        fractions of modality values in pictures.
+
     Raises
     ------
     UsageError
@@ -168,4 +176,7 @@ def export(
             entries = exporter.write(None, folder, done=bar.update)
         remove_stale(folder, entries)
         published = exporter.publish(entries, folder)
-    return Exported(folder, to, tuple(entries), tuple(published), exporter.left_out)
+    done = Exported(folder, to, tuple(entries), tuple(published), exporter.left_out)
+    if lost := [f"{counted(n, 'samples')}: {words}" for words, n in done.remarks.items()]:
+        warnings.warn(f"export to {to}: {'; '.join(lost)}", ExportWarning, stacklevel=2)
+    return done

@@ -1,14 +1,28 @@
 """What became of the samples of an export: the ledger that `export` returns."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from dicomdl.errors import DicomdlWarning
 from dicomdl.index.text import counted
 from dicomdl.printing import printable_lines
 
+# The key of an entry for what its sample lost, as texts.
+REMARKS: Final = "remarks"
 # Refused samples that the repr lists.
 _LISTED: Final = 20
+
+
+class ExportWarning(DicomdlWarning):
+    """Warning that an export wrote samples which lost something; `Exported.remarks` counts them."""
+
+
+def remarks_of(entries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return {what samples lost: their number} of the written entries of an export."""
+    written = (entry for entry in entries if entry["status"] == "written")
+    return dict(Counter(lost for entry in written for lost in entry.get(REMARKS, ())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +38,7 @@ class Exported:
     entries
         One dict per sample, in the order of the index: `key`, `name`, `status` ("written" or
         "refused"), `reason`, `stacks`, `series_instance_uid`, `split`, `fold`, and `files` with
-        sizes and hashes.
+        sizes and hashes; `remarks` where the sample lost something.
     published
         The files that describe all samples, below the output folder.
     left_out
@@ -48,6 +62,11 @@ class Exported:
         return dict(Counter(e["split"] for e in self.entries if e["status"] == "written"))
 
     @property
+    def remarks(self) -> dict[str, int]:
+        """{what written samples lost, such as overlapping labels: their number}."""
+        return remarks_of(self.entries)
+
+    @property
     def ok(self) -> bool:
         """Whether every sample was written."""
         return not self.refused
@@ -60,6 +79,7 @@ class Exported:
             "counts": self.counts,
             "published": list(self.published),
             "left_out": dict(self.left_out),
+            "remarks": self.remarks,
             "entries": [dict(entry) for entry in self.entries],
         }
 
@@ -70,6 +90,7 @@ class Exported:
         if self.published:
             lines.append(f"  described by {', '.join(self.published)}")
         lines += [f"  left out: {n} stacks, {reason}" for reason, n in self.left_out.items()]
+        lines += [f"  {counted(n, 'samples')}: {lost}" for lost, n in self.remarks.items()]
         refused = self.refused
         lines += [
             f"  stack {entry['stacks'][0]} refused: {entry['reason']}"

@@ -24,6 +24,7 @@ from dicomdl.index.index import Index
 from dicomdl.jobs.exports._ordered import in_order
 from dicomdl.jobs.exports._records import RECORDS, Entry, Records, size_of
 from dicomdl.jobs.exports._samples import Case, Samples
+from dicomdl.jobs.exports.exported import REMARKS
 from dicomdl.jobs.exports.options import ExportOptions
 from dicomdl.printing import printable
 from dicomdl.storage import publishing as storage
@@ -184,7 +185,9 @@ class FileExporter(Exporter):
                 raise
             return {**case.entry(REFUSED, reason_of(error)), "files": {}}
         files = {path: state_of_file(os.path.join(folder, path)) for path in paths}
-        return {**case.entry(WRITTEN), "files": files, **facts}
+        lost = [*self.samples.remarks(case), *facts.pop(REMARKS, ())]
+        told = {REMARKS: lost} if lost else {}
+        return {**case.entry(WRITTEN), "files": files, **facts, **told}
 
     @abc.abstractmethod
     def _save(self, case: Case, sample: Any, folder: str) -> tuple[list[str], dict[str, Any]]:

@@ -20,6 +20,7 @@ from dicomdl.index.index import Index
 from dicomdl.jobs.exports._pictures import SUFFIXES, encoded, pixels_of, window_of
 from dicomdl.jobs.exports._records import Entry
 from dicomdl.jobs.exports._samples import Case
+from dicomdl.jobs.exports.exported import REMARKS
 from dicomdl.jobs.exports.exporter import FileExporter, make_parents, written
 from dicomdl.jobs.exports.options import TRAIN, ExportOptions
 from dicomdl.storage import publishing as storage
@@ -31,6 +32,10 @@ _FACTS: Final = (
     *("sop_instance_uid", "frame_number"),
 )
 _VALIDATION: Final = "val"
+_ROUNDED: Final = (
+    "modality values with fractions were rounded to whole numbers: a window as the intensity keeps "
+    "them, and the table has its limits"
+)
 
 
 class PictureExporter(FileExporter):
@@ -59,9 +64,8 @@ class PictureExporter(FileExporter):
 
     def _save(self, case: Case, sample: Any, folder: str) -> tuple[list[str], dict[str, Any]]:
         recipe: Intensity = self.frames.recipe(case.row)
-        pixels = pixels_of(
-            sample["image"].numpy(), self.options.picture, are_values=self.are_values
-        )
+        image = sample["image"].numpy()
+        pixels = pixels_of(image, self.options.picture, are_values=self.are_values)
         name = f"{case.name}{SUFFIXES[self.options.picture]}"
         files = [(f"{self.folder_of(case.part)}/{name}", encoded(pixels, self.options.picture))]
         facts: dict[str, Any] = {
@@ -83,6 +87,8 @@ class PictureExporter(FileExporter):
                 if "box_labels" in sample
                 else [0] * len(facts["boxes"])
             )
+        if self.are_values and not np.array_equal(np.rint(image), image):
+            facts[REMARKS] = [_ROUNDED]
         files += self._beside(case, facts)
         storage.write_files(folder, files)
         return [path for path, _ in files], facts

@@ -18,6 +18,7 @@ from dicomdl.jobs.exports._ordered import in_order
 from dicomdl.jobs.exports._records import Entry, Records
 from dicomdl.jobs.exports._samples import Case, stored_values
 from dicomdl.jobs.exports._shards import members_of
+from dicomdl.jobs.exports.exported import REMARKS
 from dicomdl.jobs.exports.exporter import (
     FATAL,
     REFUSED,
@@ -147,4 +148,6 @@ class WebDatasetExporter(Exporter):
             entry["target"] = np.atleast_1d(target.numpy()).astype(float).tolist()
         members = members_of(sample, image, facts)
         entry["xxh3"] = sum_of_members(members, image.nbytes)
+        if lost := self.samples.remarks(case):
+            entry[REMARKS] = lost
         return entry, members
