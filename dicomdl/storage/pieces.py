@@ -8,7 +8,10 @@ read. That piece is read by its handle, which finds and words the error, and the
 it. Files of stores and archives, and of slow file systems, are read by their handles alone.
 """
 
+import bisect
+import copy
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -27,7 +30,7 @@ from dicomdl.storage.system import CAN_SHARE, NO_LINK_FLAGS, OPEN_FLAGS, read_in
 
 Bytes = npt.NDArray[np.uint8]
 Descriptors = npt.NDArray[np.int32]
-# Bytes of one call: between calls, an interrupt is noticed.
+# Bytes per thread of one call: between calls, an interrupt is noticed.
 _MOST_AT_ONCE: Final = 32 * 2**20
 # Starting a thread takes as long as reading a twentieth of this.
 _THREAD_BYTES: Final = 4 * 2**20
@@ -127,7 +130,7 @@ def pure_fill_block(
     changes
         One of each piece, one of all of them, or none for bytes as they are.
     threads
-        How many share the pieces; the twin in Python is one.
+        How many share the pieces.
 
     Returns
     -------
@@ -135,7 +138,57 @@ def pure_fill_block(
         How many pieces are complete: fewer than `out` has room for where the next one needs its
         handle. And what their changes have found.
     """
-    del threads
+    threads = max(1, min(threads, len(out)))
+    bounds = [len(out) * number // threads for number in range(threads + 1)]
+    results = [(0, 0)] * threads
+
+    def share(number: int) -> None:
+        part = slice(*bounds[number : number + 2])
+        results[number] = _filled(
+            *(places, first + part.start, window, out[part]),
+            *(None if bits is None else bits[part], kept),
+            changes[part] if len(changes) > 1 else changes,
+        )
+
+    _in_threads(share, threads)
+    complete = found = 0
+    for begin, (done, more) in zip(bounds, results, strict=False):
+        complete += done if complete == begin else 0
+        found |= more
+    return complete, found
+
+
+def _in_threads(work: Callable[[int], None], count: int) -> None:
+    """Call work(number) for all numbers below `count`, the last one in this thread."""
+    errors: dict[int, BaseException] = {}
+
+    def tried(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            errors[number] = error
+
+    # Futures of a pool would take as long as 5 slices.
+    threads = [threading.Thread(target=tried, args=(number,)) for number in range(count - 1)]
+    for thread in threads:
+        thread.start()
+    tried(count - 1)
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[min(errors)]
+
+
+def _filled(
+    places: Places,
+    first: int,
+    window: Window,
+    out: Values,
+    bits: Bits | None,
+    kept: Descriptors | None,
+    changes: tuple[Change, ...],
+) -> tuple[int, int]:
+    """Fill `out` as `pure_fill_block` does, in one thread."""
     target = _Target(window, out, bits, changes)
     part = slice(first, first + len(out))
     facts, begins = places.facts[part].tolist(), (places.offsets[part] + window.begin).tolist()
@@ -272,6 +325,23 @@ class Pieces:
         self._files, self._offsets, self._note = files, offsets, note
         self._places = _places(files, offsets)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Pieces"]) -> "Pieces":
+        """Return the pieces of all parts, one part behind the other."""
+        if len(parts) == 1:
+            return parts[0]
+        ends = np.cumsum([len(part) for part in parts]).tolist()
+
+        def note(error: PixelError, number: int) -> None:
+            part = bisect.bisect_right(ends, number)
+            parts[part]._note(error, number - ends[part] + len(parts[part]))
+
+        joined = copy.copy(parts[0])
+        joined._files = [file for part in parts for file in part._files]
+        joined._offsets = np.concatenate([part._offsets for part in parts])
+        joined._note, joined._places = note, _joined_places([part._places for part in parts])
+        return joined
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -307,7 +377,7 @@ class Pieces:
         parts = out if changes else out.reshape(len(out), -1).view(np.uint8)
         if self._places is None or self.waits(first, len(parts), window):
             return self._read_by_handles(first, window, parts, bits, changes)
-        step, done, found = max(1, _MOST_AT_ONCE // window.size), 0, 0
+        step, done, found = max(1, threads * _MOST_AT_ONCE // window.size), 0, 0
         while done < len(parts):
             part = slice(done, min(done + step, len(parts)))
             own = changes[part] if len(changes) > 1 else changes
@@ -361,6 +431,19 @@ class Pieces:
             self._note(error, first + target.done)
             raise
         return target.found()
+
+
+def _joined_places(given: Sequence[Places | None]) -> Places | None:
+    """Return the places of all parts; None where those of one are, or flags differ."""
+    parts = [part for part in given if part is not None]
+    if len(parts) < len(given) or len({part.flags for part in parts}) > 1:
+        return None
+    return Places(
+        tuple(path for part in parts for path in part.paths),
+        np.concatenate([part.facts for part in parts]),
+        np.concatenate([part.offsets for part in parts]),
+        parts[0].flags,
+    )
 
 
 def _places(files: Sequence[Source], offsets: Ints) -> Places | None:

@@ -1,22 +1,19 @@
 """Whole stacks of plain frames, read and converted in threads.
 
-The rule: where the header proves that all values fit the dtype, each thread reads a stretch of the
-slices in one loop, which converts samples on the way (`storage.pieces`). All other
-stacks are read frame by frame (`values.reading`), with the same values and errors. Each thread has
-at least `_THREAD_BYTES` to read: starting one costs as much as reading a tenth of that.
+The rule: where the header proves that all values fit the dtype, the slices are read by one loop,
+which converts samples on the way (`storage.pieces`). All other stacks are read frame by frame
+(`values.reading`), with the same values and errors.
 """
 
-import itertools
 import math
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.arrays import Bits, Values
+from dicomdl.arrays import Values
 from dicomdl.errors import IntensityError
 from dicomdl.pixels.options import FREE_VOLUME_BYTES, Decoding, require_justified
 from dicomdl.pixels.stored import stored_dtype
@@ -25,8 +22,6 @@ from dicomdl.values.bit_masks import BitMask
 from dicomdl.values.one_pass import OnePass
 from dicomdl.values.rescale import MODALITY_DTYPES
 from dicomdl.volumes.blocks import StackVoxels
-
-_THREAD_BYTES: Final = 4 * 2**20
 
 
 def read_plain_volume(
@@ -44,23 +39,23 @@ def read_plain_volume(
     wanted = _dtype(readers) if dtype is None else np.dtype(dtype)
     plain = [_Plain.of(reader, wanted) for reader in readers]
     found = [each for each in plain if each is not None and not each.waits()]
-    if len(found) < len(stacks):
+    if len(found) < len(stacks) or len({each.window for each in found}) > 1:
         return None
     shape = (sum(stack.slices for stack in stacks), *stacks[0].shape[1:])
     sources = (source for stack in stacks for source in stack.sources)
     needed = math.prod(shape) * wanted.itemsize
     require_justified(needed, sources, FREE_VOLUME_BYTES, how.max_bytes)
     array = np.empty(shape, wanted)
-    has_padding = any(each.has_padding for each in found)
+    has_padding = any(one.padding is not None for each in found for one in each.passes)
     mask = BitMask.empty(shape, shape[0]) if has_padding else None
-    threads = min(how.threads, needed // _THREAD_BYTES)
-    bits = None if mask is None else mask.bits
+    bits, passes = None if mask is None else mask.bits, _joined_passes(found)
+    pieces = Pieces.joined([each.pieces for each in found])
     try:
-        padded = _in_threads(_stretches(found, array, bits, max(1, threads)))
+        seen = pieces.read(0, found[0].window, array, bits, passes, how.threads)
+        return array, mask if passes[0].is_padded(seen) else None
     except IntensityError:
         # Reading frame by frame finds the frame.
         return None
-    return array, mask if padded else None
 
 
 def _dtype(readers: Sequence[StackVoxels]) -> np.dtype[Any]:
@@ -101,73 +96,17 @@ class _Plain:
         window = Window(0, first.rows, row_bytes, 0, row_bytes)
         return cls(pieces, window, every[:1] if len(set(every)) == 1 else every)
 
-    @property
-    def has_padding(self) -> bool:
-        """Whether some stored value means padding."""
-        return any(one.padding is not None for one in self.passes)
-
     def waits(self) -> bool:
         """Whether reading slices one by one waits for a server."""
         return self.pieces.waits(0, len(self.pieces), self.window)
 
-    def fill(self, slices: range, out: Values, bits: Bits | None) -> bool:
-        """Fill `out` and the bits of its mask with some slices; return whether one is padded."""
-        passes = self.passes if len(self.passes) == 1 else self.passes[slices.start : slices.stop]
-        found = self.pieces.read(slices.start, self.window, out, bits, passes)
-        return passes[0].is_padded(found)
 
-
-class _Part(NamedTuple):
-    """Slices of a stack, and where they go."""
-
-    plain: _Plain
-    slices: range
-    out: Values
-    bits: Bits | None
-
-
-def _stretches(
-    plain: Sequence[_Plain], array: Values, bits: Bits | None, threads: int
-) -> list[list[_Part]]:
-    """Return the parts of the volume that each thread reads."""
-    ends = [len(array) * number // threads for number in range(threads + 1)]
-    stretches = []
-    for begin, end in itertools.pairwise(ends):
-        parts, start = [], 0
-        for each in plain:
-            low, high = max(begin, start), min(end, start + len(each.pieces))
-            if low < high:
-                own = None if bits is None else bits[low:high]
-                parts.append(_Part(each, range(low - start, high - start), array[low:high], own))
-            start += len(each.pieces)
-        stretches.append(parts)
-    return stretches
-
-
-def _in_threads(stretches: Sequence[Sequence[_Part]]) -> bool:
-    """Fill each stretch in a thread, the last one in this; return whether some value is padding.
-
-    After an error, the other threads stop when their part is done.
-    """
-    padded = [False] * len(stretches)
-    errors: dict[int, BaseException] = {}
-
-    def work(number: int) -> None:
-        try:
-            for part in stretches[number]:
-                if errors:
-                    break
-                padded[number] |= part.plain.fill(part.slices, part.out, part.bits)
-        except BaseException as error:
-            errors[number] = error
-
-    # Futures of a pool would take as long as 5 slices.
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(stretches) - 1)]
-    for thread in threads:
-        thread.start()
-    work(len(threads))
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[min(errors)]
-    return any(padded)
+def _joined_passes(parts: Sequence[_Plain]) -> list[OnePass]:
+    """Return the conversion of each slice of all stacks, or one of all."""
+    if all(len(each.passes) == 1 and each.passes == parts[0].passes for each in parts):
+        return parts[0].passes
+    return [
+        one
+        for each in parts
+        for one in (each.passes if len(each.passes) > 1 else each.passes * len(each.pieces))
+    ]

@@ -12,13 +12,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, JPEGLSLossless
 
 import dicomdl
+from dicomdl._kernels import both
 from dicomdl.errors import FileChanged, IntensityError, TooLarge
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage import _slow, pieces
 from dicomdl.storage.system import CAN_SHARE
 from dicomdl.values.conversion import conversions
 from dicomdl.values.reading import read_converted
-from dicomdl.volumes import _plain_volumes as plain
 from dicomdl.volumes._plain_volumes import read_plain_volume
 from dicomdl.volumes.blocks import voxels_of
 
@@ -34,7 +34,7 @@ def padded(dataset: Dataset, z: int) -> None:
 @pytest.fixture(autouse=True)
 def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads for phantoms, which are small."""
-    monkeypatch.setattr(plain, "_THREAD_BYTES", 1)
+    monkeypatch.setattr(pieces, "_THREAD_BYTES", 1)
 
 
 @pytest.mark.quick(3)
@@ -76,31 +76,64 @@ def test_a_plain_volume_has_the_values_of_its_frames(
     assert found or "bits_allocated" in options or len(set(each)) > 1
 
 
+@pytest.fixture(params=both(pieces.pure_fill_block) or (pieces.pure_fill_block,))
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Each loop in turn, as the one that reads pieces."""
+    monkeypatch.setattr(pieces, "fill_block", request.param)
+
+
+@pytest.mark.usefixtures("loop")
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_groups_are_read_one_stack_behind_the_other(folder: Path, threads: int) -> None:
-    write_series(folder, shape=SHAPE, series_uid="1.2.3", seed=1)
-    write_series(folder, shape=SHAPE, series_uid="1.2.4", seed=2, offset=50)
-    stacks = list(index_of(folder).stacks)
-    read = read_plain_volume(list(map(voxels_of, stacks)), None, Decoding(threads=threads))
-    assert read is not None and read[0].shape == (14, 9, 14)
-    for number, stack in enumerate(stacks):
-        part = read[0][7 * number : 7 * number + 7]
-        assert np.array_equal(part, dicomdl.read_volume(stack).array)
-
-
-def test_each_thread_reads_a_volume_in_one_loop(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"edit": padded, "offset": 0}, {"slope": 2}, {"slope": [1, 2, 3, 4, 5, 6, 7]}],
+    ids=str,
+)
+def test_groups_are_read_one_stack_behind_the_other(
+    folder: Path, options: dict[str, Any], threads: int
 ) -> None:
+    write_series(folder, shape=SHAPE, series_uid="1.2.3", seed=1)
+    options = {"offset": 50, "seed": 2, **options}
+    paths = write_series(folder, shape=SHAPE, series_uid="1.2.4", **options)
+    stacks = list(index_of(folder).stacks)
+    readers = list(map(voxels_of, stacks))
+    read = read_plain_volume(readers, None, Decoding(threads=threads))
+    assert read is not None and read[0].shape == (14, 9, 14)
+    array, mask = read
+    assert (mask is None) == ("edit" not in options)
+    for number, stack in enumerate(stacks):
+        alone, part = dicomdl.read_volume(stack), slice(7 * number, 7 * number + 7)
+        assert np.array_equal(array[part], alone.array)
+        if mask is not None:
+            own = np.zeros(SHAPE, bool) if alone.padding is None else alone.padding
+            assert np.array_equal(mask.unpacked()[part], own)
+    os.utime(paths[5], ns=(1, 1))
+    with pytest.raises(FileChanged) as caught:
+        read_plain_volume(readers, None, Decoding(threads=threads))
+    assert paths[5].name in caught.value.__notes__[0]
+
+
+def test_stacks_of_samples_of_several_sizes_are_left_to_reading_frame_by_frame(
+    folder: Path,
+) -> None:
+    small = np.arange(7 * 9 * 14).reshape(SHAPE) % 251
+    write_series(folder, shape=SHAPE, series_uid="1.2.3")
+    write_series(folder, shape=SHAPE, series_uid="1.2.4", bits_allocated=8, stored=small)
+    readers = list(map(voxels_of, index_of(folder).stacks))
+    assert read_plain_volume(readers, None, Decoding()) is None
+
+
+def test_threads_read_a_volume_in_one_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(folder, shape=SHAPE, edit=padded)
     stack, calls, original = index_of(folder).stacks[0], [], pieces.fill_block
 
     def counted(places: Any, first: int, *a: Any) -> tuple[int, int]:
-        calls.append(first)
+        calls.append((first, a[-1]))
         return original(places, first, *a)
 
     monkeypatch.setattr(pieces, "fill_block", counted)
     assert read_plain_volume([voxels_of(stack)], None, Decoding(threads=2)) is not None
-    assert sorted(calls) == ([0, 3] if CAN_SHARE else [])
+    assert calls == ([(0, 2)] if CAN_SHARE else [])
 
 
 @pytest.mark.parametrize("threads", [1, 4])
