@@ -498,11 +498,13 @@ def test_a_file_is_written_for_its_owner_and_never_over_another(
 def test_the_command_exits_with_1_where_a_person_is_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_series(tmp_path / "in", shape=SHAPE, drop=(4,), edit=described())
+    write_series(tmp_path / "in/a", shape=SHAPE, drop=(4,), edit=described())
+    write_series(tmp_path / "in/b", shape=SHAPE, seed=1, edit=described())
     scanned(tmp_path / "in")
     command = ["report", str(tmp_path / "an.index"), "-o", str(tmp_path / "r.html"), "-q"]
     assert main([*command, "--sliders", "0,"]) == 1
     assert main([*command, "--overwrite", "--where", "verdict=regular"]) == 0
+    assert main([*command, "--overwrite", "--where", "verdict=tilted"]) == 1
     assert main([*command, "--overwrite", "--pictures", "3"]) == 2
     with pytest.raises(SystemExit):
         main([*command, "--sliders", "x"])
