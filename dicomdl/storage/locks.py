@@ -6,6 +6,7 @@ have none, and a process that waits too long continues without one.
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -86,16 +87,58 @@ def held_while(path: str) -> Iterator[None]:
 
     The file stays, and may be removed in the block. Windows gets none. This is a lock of the open
     file (flock), which costs no import of `filelock` (60 ms).
+
+    Raises
+    ------
+    FileNotFoundError
+        Another process has removed the file, which it found before it was locked.
     """
     if _fcntl is None:
         yield
         return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        lock_file(descriptor)
+        # Another process may hold the lock for a moment, to see whether this one does (`probed`).
+        _wait_for(descriptor)
+        if os.fstat(descriptor).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Hold the lock of a folder while the block runs, if possible, after a wait for others.
+
+    Unlike that of `alone`, it needs no file, which an older version would not know.
+    """
+    descriptor = None
+    with contextlib.suppress(OSError):
+        # Windows opens no folders.
+        descriptor = None if _fcntl is None else os.open(folder, os.O_RDONLY)
+    try:
+        if descriptor is not None:
+            _wait_for(descriptor)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _wait_for(descriptor: int) -> None:
+    """Lock an open file until it is closed, if possible, after a wait for others."""
+    end = time.monotonic() + LOCK_WAIT_S
+    while _fcntl is not None and time.monotonic() < end:
+        try:
+            _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL_S)
+        except OSError:
+            # The file system has no locks.
+            return
+        else:
+            return
 
 
 def lock_file(descriptor: int) -> bool:
@@ -114,22 +157,35 @@ def is_held(path: str) -> bool | None:
 
     None if that cannot be known: without the file, and on systems without such locks.
     """
-    if _fcntl is None:
-        return None
+    with probed(path) as held:
+        return held
+
+
+@contextlib.contextmanager
+def probed(path: str) -> Iterator[bool | None]:
+    """Yield whether a process holds the lock of a file, as `is_held`; if not, this one then does.
+
+    A process that has just created the file waits for the end of the block: what the block removes
+    was that of no process that lives.
+    """
+    descriptor, held = None, None
+    if _fcntl is not None:
+        with contextlib.suppress(OSError):
+            # Locks of NFS need a file that is open for writing.
+            descriptor = os.open(path, os.O_RDWR)
     try:
-        # Locks of NFS need a file that is open for writing.
-        descriptor = os.open(path, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
+        if _fcntl is not None and descriptor is not None:
+            try:
+                _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+                held = False
+            except BlockingIOError:
+                held = True
+            except OSError:
+                held = None
+        yield held
     finally:
-        os.close(descriptor)
-    return False
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def record_lock(descriptor: int, byte: int, end: float) -> bool:

@@ -288,24 +288,37 @@ def new_folder(
     it is if it has the same content. `what` names the content in the error.
     """
     shown = name if isinstance(name, str) else "part"
-    temporary = os.path.join(parent, f".{shown}.{_machine()}{secrets.token_hex(3)}.tmp")
-    with explained(f"{what} cannot be written to {parent!r}"):
-        try:
+    with (
+        explained(f"{what} cannot be written to {parent!r}"),
+        _temporary_folder(parent, shown) as temporary,
+    ):
+        yield temporary
+        final = name if isinstance(name, str) else name(temporary)
+        _sync_folder(temporary)
+        if isinstance(name, str) or not _is_there(temporary, os.path.join(parent, final)):
+            os.rename(temporary, os.path.join(parent, final))
+        # Last, so that the folder has its mark while it is temporary.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(parent, final, _WRITER))
+        _sync_folder(parent)
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: str, shown: str) -> Iterator[str]:
+    """Create a folder with the mark of its writer, and remove in the end what is left of it."""
+    with contextlib.ExitStack() as stack:
+        for is_last in (False, False, True):
+            temporary = os.path.join(parent, f".{shown}.{_machine()}{secrets.token_hex(3)}.tmp")
             os.mkdir(temporary, 0o700)
-            with locks.held_while(os.path.join(temporary, _WRITER)):
-                yield temporary
-                final = name if isinstance(name, str) else name(temporary)
-                _sync_folder(temporary)
-                if isinstance(name, str) or not _is_there(temporary, os.path.join(parent, final)):
-                    os.rename(temporary, os.path.join(parent, final))
-                # Last, so that the folder has its mark while it is temporary.
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(parent, final, _WRITER))
-                _sync_folder(parent)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            try:
+                stack.enter_context(locks.held_while(os.path.join(temporary, _WRITER)))
+                break
+            except FileNotFoundError:
+                # Another process removed the folder, which had no mark yet.
+                if is_last:
+                    raise
+        yield temporary
 
 
 def _is_there(folder: str, final: str) -> bool:
@@ -321,14 +334,11 @@ def _is_there(folder: str, final: str) -> bool:
 @contextlib.contextmanager
 def scratch_folder(parent: str) -> Iterator[str]:
     """Create a temporary folder in `parent`, as `new_folder` does, and remove it in the end."""
-    temporary = os.path.join(parent, f".part.{_machine()}{secrets.token_hex(3)}.tmp")
-    with explained(f"files cannot be written to {parent!r}"):
-        try:
-            os.mkdir(temporary, 0o700)
-            with locks.held_while(os.path.join(temporary, _WRITER)):
-                yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with (
+        explained(f"files cannot be written to {parent!r}"),
+        _temporary_folder(parent, "part") as temporary,
+    ):
+        yield temporary
 
 
 def place_file(source: str, target: str) -> None:
@@ -478,11 +488,11 @@ def _machine() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
 
 
-def _is_written(path: str, name: str) -> bool | None:
-    """Whether the writer of a temporary folder lives; None if that cannot be known here."""
+def _is_written(path: str, name: str) -> contextlib.AbstractContextManager[bool | None]:
+    """Yield whether the writer of a temporary folder lives; None if that cannot be known here."""
     if f".{_machine()}" not in name:
-        return None
-    return locks.is_held(os.path.join(path, _WRITER))
+        return contextlib.nullcontext()
+    return locks.probed(os.path.join(path, _WRITER))
 
 
 def files_by_use(folder: str, name: re.Pattern[str]) -> list[tuple[float, int, str]]:
@@ -509,9 +519,8 @@ def remove_old(folder: str, limit_s: float, now: float, *, pattern: str) -> None
             path = os.path.join(folder, name)
             if not re.fullmatch(pattern, name):
                 continue
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), _is_written(path, name) as is_written:
                 status = os.lstat(path)
-                is_written = _is_written(path, name)
                 is_old = now - status.st_mtime >= limit_s
                 if is_written or (is_written is None and not is_old):
                     continue

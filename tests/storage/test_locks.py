@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,52 @@ def test_a_mark_is_held_while_its_block_runs_and_unknown_without_a_file(path: st
     with locks.held_while(path):
         assert locks.is_held(path) is True
     assert locks.is_held(path) is False
+
+
+@pytest.mark.skipif(locks._fcntl is None, reason="needs flock")
+def test_who_finds_a_mark_without_its_writer_holds_it_meanwhile(path: str) -> None:
+    Path(path).touch()
+    with locks.probed(path) as held:
+        assert held is False and locks.is_held(path) is True
+    assert locks.is_held(path) is False
+
+
+@pytest.mark.skipif(locks._fcntl is None, reason="needs flock")
+def test_a_writer_waits_for_who_looks_at_its_mark_and_is_told_if_that_removed_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = locks._wait_for
+
+    def wait(descriptor: int) -> None:
+        with ThreadPoolExecutor(1) as team:
+            with locks.probed(path) as held:
+                assert held is False
+                waiting = team.submit(lock, descriptor)
+                with pytest.raises(TimeoutError):
+                    waiting.result(0.03)
+                os.unlink(path)
+            waiting.result()
+
+    monkeypatch.setattr(locks, "_wait_for", wait)
+    with pytest.raises(FileNotFoundError), locks.held_while(path):
+        pass
+
+
+@pytest.mark.skipif(locks._fcntl is None, reason="needs flock")
+def test_a_folder_is_locked_for_one_at_a_time_without_a_file_in_it(tmp_path: Path) -> None:
+    inside = list[int]()
+
+    def enter(number: int) -> None:
+        with locks.alone_in(str(tmp_path)):
+            inside.append(number)
+            time.sleep(0.002)
+            assert inside[-1] == number and os.listdir(tmp_path) == []
+
+    with ThreadPoolExecutor(4) as team:
+        list(team.map(enter, range(12)))
+    assert sorted(inside) == list(range(12))
+    with locks.alone_in(str(tmp_path / "absent")):
+        pass
 
 
 def test_a_system_without_locks_knows_nothing_of_marks(

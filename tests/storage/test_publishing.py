@@ -153,6 +153,28 @@ def test_a_folder_of_a_killed_writer_goes_at_once_and_that_of_a_living_one_stays
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(locks._fcntl is None, reason="needs flock")
+@pytest.mark.parametrize("make", ["new_folder", "scratch_folder"])
+def test_a_folder_that_is_removed_before_its_mark_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str
+) -> None:
+    """Another process takes it for that of a writer that was killed."""
+    lock, removals = locks._wait_for, iter([True, True])
+
+    def wait(descriptor: int) -> None:
+        if next(removals, False):
+            storage.remove_old(str(tmp_path), math.inf, 0, pattern=r"\..*\.tmp")
+            assert os.listdir(tmp_path) == []
+        lock(descriptor)
+
+    monkeypatch.setattr(locks, "_wait_for", wait)
+    name = ("made",) if make == "new_folder" else ()
+    with getattr(storage, make)(str(tmp_path), *name) as folder:
+        storage.remove_old(str(tmp_path), math.inf, 0, pattern=r"\..*\.tmp")
+        (Path(folder) / "file").write_bytes(b"whole")
+    assert os.listdir(tmp_path) == list(name)
+
+
 def test_a_folder_of_another_machine_stays_until_it_is_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
