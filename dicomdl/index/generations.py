@@ -13,12 +13,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
-from dicomdl.errors import IndexFolderError
+from dicomdl.errors import IndexFolderError, StorageError
 from dicomdl.index._retiring import moment_of, retirements
 from dicomdl.index.building import encoded
 from dicomdl.index.schema import FORMAT, TABLES
@@ -30,6 +30,7 @@ from dicomdl.index.stored_generation import (
     read_manifest,
 )
 from dicomdl.index.table import Table
+from dicomdl.storage import locks
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.checksums import sealed
 from dicomdl.version import __version__
@@ -66,21 +67,23 @@ def is_index_folder(folder: str) -> bool:
 
 
 def publish(
-    folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any], grace_s: float | None = None
+    folder: str,
+    tables: Mapping[str, Table],
+    facts: Mapping[str, Any],
+    grace_s: float | None = None,
+    *,
+    written: Callable[[str], object] = lambda _: None,
 ) -> str:
     """Write a new generation and make it the current one.
 
     Generations whose grace period (``GRACE_S`` by default) has passed are removed. Readers see the
     old generation until the manifest is replaced in one step. A failure before that step
-    (StorageError) leaves the old generation untouched.
+    (StorageError) leaves the old generation untouched. Before it, `written` is called with the name
+    of the new generation.
     """
     grace_s = GRACE_S if grace_s is None else grace_s
     generations = os.path.join(folder, "generations")
     storage.make_folder(generations)
-    try:
-        superseded = read_manifest(folder)
-    except IndexFolderError:
-        superseded = {}
     generation = secrets.token_hex(8)
     with (
         storage.new_folder(generations, generation) as temporary,
@@ -94,7 +97,28 @@ def publish(
         flush(os.path.join(temporary, FACTS))
         _write(os.path.join(temporary, CHECKSUMS), checksums_of(temporary, generation))
         flush(os.path.join(temporary, CHECKSUMS))
-    now = moment_of(os.path.join(generations, generation))
+    written(generation)
+    # Of two scans at the same time, the second one sees what the first has removed.
+    with locks.alone_in(generations):
+        _make_current(folder, generation, {name: len(tables[name]) for name in TABLES}, grace_s)
+    return generation
+
+
+def _make_current(folder: str, generation: str, rows: Mapping[str, int], grace_s: float) -> None:
+    """Name a complete generation in the manifest, and remove what has expired."""
+    generations = os.path.join(folder, "generations")
+    try:
+        superseded = read_manifest(folder)
+    except IndexFolderError:
+        superseded = {}
+    try:
+        now = moment_of(os.path.join(generations, generation))
+    except FileNotFoundError:
+        raise StorageError(
+            f"another scan that stores less of patients replaced the index {folder!r} meanwhile, "
+            "and removed what this one has written: scan again, one after the other",
+            path=folder,
+        ) from None
     others = [name for name in _complete(generations) if name != generation]
     retired = retirements(superseded.get("retired", {}), others, now)
     expired = [name for name, since in retired.items() if now.since(since) >= grace_s]
@@ -102,7 +126,7 @@ def publish(
         "format": FORMAT,
         "dicomdl": __version__,
         "generation": generation,
-        "rows": {name: len(tables[name]) for name in TABLES},
+        "rows": rows,
         "retired": {name: since for name, since in retired.items() if name not in expired},
     }
     storage.write_whole(os.path.join(folder, MANIFEST), sealed(manifest))
@@ -110,7 +134,6 @@ def publish(
     storage.remove_old(folder, GRACE_S, now.date_s, pattern=OUR_MANIFESTS)
     for name in expired:
         shutil.rmtree(os.path.join(generations, name), ignore_errors=True)
-    return generation
 
 
 def _complete(generations: str) -> list[str]:

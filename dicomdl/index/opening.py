@@ -2,7 +2,7 @@
 
 import os
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import GenerationGone, UsageError
 from dicomdl.index.access import Access, access_to
 from dicomdl.index.defaults import find_default
 from dicomdl.index.index import Index
@@ -81,9 +81,15 @@ def open_index(
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if not os.path.isdir(os.path.join(folder, "generations")):
         folder = find_default(folder) or folder
-    name = read_manifest(folder)["generation"]
-    access = access_to(folder, name, root, strict_files=strict_files, trust=trust)
-    return opened(folder, name, access)
+    while True:
+        name = read_manifest(folder)["generation"]
+        try:
+            access = access_to(folder, name, root, strict_files=strict_files, trust=trust)
+            return opened(folder, name, access)
+        except GenerationGone:
+            # A scan that stores less of patients removes the generation before its own at once, so
+            # the manifest names another one now.
+            continue
 
 
 def opened(folder: str, name: str, access: Access) -> Index:

@@ -162,7 +162,8 @@ def _states(folder: str, generation: str) -> _States:
     """Return the state of each file of a generation, which are regular files without links."""
     states = {}
     for name, path in _files(folder, generation):
-        status = os.lstat(path)
+        with storage.explained(f"the index {folder!r} cannot be read"):
+            status = os.lstat(path)
         if not stat.S_ISREG(status.st_mode):
             raise StorageError(f"{path!r} is no regular file")
         states[name] = list(map(int, state_of(status)[:COMPARED]))

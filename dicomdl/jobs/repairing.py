@@ -4,6 +4,7 @@ The copy lies in the user's cache folder, is made once per generation, and has t
 original. Files stay as they are.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -61,8 +62,7 @@ def _published(index: Index, folder: str, facts: dict[str, Any]) -> tuple[Index,
     kinds = np.where(signed, 1, frames.numbers("pixel_representation"))
     tables["frames"] = frames.plain().with_column("pixel_representation", kinds)
     told = {**generation.facts, **facts, "repaired": counts}
-    name = publish(folder, tables, told)
-    record(folder, name)
+    name = publish(folder, tables, told, written=functools.partial(record, folder))
     return opened(folder, name, Access(generation.access.moves, None, is_own=True)), counts
 
 

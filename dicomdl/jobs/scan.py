@@ -6,6 +6,7 @@ notebooks, standard input and scripts without a main guard work. The unit of wor
 `engine.read_chunk`: paths in, tables of rows out.
 """
 
+import functools
 import json
 import os
 import warnings
@@ -220,7 +221,7 @@ def scan(
         copy_archives=copy_archives,
         texts=texts,
     )
-    if begun.is_unchanged:
+    if begun.is_unchanged and _is_current(begun):
         return unchanged(begun)
     paths = [begun.walked.paths[i] for i in begun.fresh]
     chunks = [
@@ -321,10 +322,9 @@ def begin(
     walked = walk_roots(checked, walking)
     reading = Reading(extra, bool(pixel_hash), limits, concurrency, declared())
     before = _rows_before(walked, old)
-    if old is not None and not move and _unchanged(walked, old, before):
-        none = np.zeros((2, 0), np.int64)
-        return Begun(target, options, walked, [], none, old, reading, strict_files, True)
     kept, fresh = _divide(walked, old, before, compared)
+    if old is not None and not move and _unchanged(walked, old, before):
+        return Begun(target, options, walked, fresh, kept, old, reading, strict_files, True)
     if fresh and patient_id == "hash":
         require_key(target, options["patient_id"])
     if old is not None and compared == COMPARED_IF_MOVED:
@@ -369,10 +369,15 @@ def without_identity(chunk: list[Table], options: Mapping[str, Any]) -> list[Tab
     return chunk if options["texts"] else without_texts(chunk)
 
 
+def _is_current(begun: Begun) -> bool:
+    """Whether the index is still that of before the walk; another scan may have other roots."""
+    return begun.old is not None and current_generation(begun.target) == begun.old.generation
+
+
 def unchanged(begun: Begun) -> Index:
     """Return the index of a scan that found nothing to do."""
     clear_remains(begun.target)
-    generation = read_manifest(begun.target)["generation"]
+    generation = begun.old.generation if begun.old is not None else ""
     return _own(begun.target, generation, strict_files=begun.strict_files)
 
 
@@ -388,25 +393,32 @@ def finish(begun: Begun, chunks: list[list[Table]]) -> Index:
     tables |= with_links(tables)
     grace_s = 0.0 if holds_more(begun.target, options) else None
     facts = {"options": options, "passed_over": walked.passed_over()}
-    generation = publish(begun.target, tables, facts, grace_s)
+    # Before others see it: until it is recorded, the index is that of somebody else.
+    written = functools.partial(_record, begun.target)
+    generation = publish(begun.target, tables, facts, grace_s, written=written)
     return _own(begun.target, generation, strict_files=begun.strict_files)
 
 
 def _own(target: str, generation: str, *, strict_files: bool) -> Index:
     """Return an index that this scan wrote or confirmed, and record that it did."""
     if not is_own(target, generation):
-        try:
-            record(target, generation)
-        except StorageError as error:
-            warnings.warn(
-                f"{error}. This process and its workers read the files of the index all the same; "
-                "later ones name the root, open_index(path, root=...) or DICOMDL_ROOT. For the "
-                "next scan, set DICOMDL_CACHE to a folder that can be written",
-                DicomdlWarning,
-                stacklevel=4,
-            )
+        _record(target, generation)
     moves = moves_of(roots_of(target, generation), {}, strict_files=strict_files)
     return opened(target, generation, Access(moves, None, is_own=True))
+
+
+def _record(target: str, generation: str) -> None:
+    """Record that this scan wrote or confirmed a generation, or warn."""
+    try:
+        record(target, generation)
+    except StorageError as error:
+        warnings.warn(
+            f"{error}. This process and its workers read the files of the index all the same; "
+            "later ones name the root, open_index(path, root=...) or DICOMDL_ROOT. For the "
+            "next scan, set DICOMDL_CACHE to a folder that can be written",
+            DicomdlWarning,
+            stacklevel=5,
+        )
 
 
 # --- target ---------------------------------------------------------------------------------------
@@ -443,6 +455,7 @@ class Old:
     problems: Table
     annotations: Table
     passed_over: Mapping[str, Any]
+    generation: str
     moves: Moves = ()
     is_own: bool = True
 
@@ -481,6 +494,7 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
         tables["problems"],
         tables["annotations"],
         generation.facts.get("passed_over", {}),
+        name,
         moves,
         generation.access.is_own,
     )

@@ -2,6 +2,7 @@
 
 import os
 import pickle  # our own bytes, made a line before
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from phantoms_labels import contour, write_structure_set
 
 import dicomdl
 from dicomdl.errors import FileChanged, IndexFolderError, PixelError, UntrustedRoot, UsageError
+from dicomdl.index import generations, opening
 from dicomdl.index.index import Index
 
 
@@ -55,6 +57,39 @@ def test_the_user_who_scanned_needs_no_option(mine: Index) -> None:
     again = dicomdl.open_index(mine.path)
     assert is_readable(again)
     assert all(type(source.path) is str for stack in again.stacks for source in stack.sources)
+
+
+def test_an_index_that_is_replaced_and_removed_while_it_is_opened_is_opened_as_it_is_now(
+    mine: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access_to, removed = opening.access_to, list[str]()
+
+    def replaced(folder: str, name: str, *given: Any, **options: Any) -> Any:
+        if not removed:
+            write_series(tmp_path / "A" / "new", shape=(4, 5, 7), patient_id="C")
+            dicomdl.scan([tmp_path / "A", tmp_path / "B"], mine.path, progress=False)
+            shutil.rmtree(tmp_path / "index" / "generations" / name)
+            removed.append(name)
+        return access_to(folder, name, *given, **options)
+
+    monkeypatch.setattr(opening, "access_to", replaced)
+    again = dicomdl.open_index(mine.path)
+    assert removed == [mine.generation] and len(again) == len(mine) + 4 and is_readable(again)
+
+
+def test_a_scan_is_recorded_before_others_see_its_index(
+    mine: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_current, opened = generations._make_current, list[bool]()
+
+    def current(folder: str, *given: Any) -> None:
+        make_current(folder, *given)
+        opened.append(is_readable(dicomdl.open_index(folder)))
+
+    monkeypatch.setattr(generations, "_make_current", current)
+    write_series(tmp_path / "A" / "new", shape=(4, 5, 7), patient_id="C")
+    dicomdl.scan([tmp_path / "A", tmp_path / "B"], mine.path, progress=False)
+    assert opened == [True]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dicomdl.errors import GenerationGone, IndexFolderError, UsageError
+from dicomdl.errors import GenerationGone, IndexFolderError, StorageError, UsageError
 from dicomdl.index import generations as generations_module
 from dicomdl.index import schema as schema_module
 from dicomdl.index._retiring import Moment
@@ -218,6 +218,21 @@ def test_a_superseded_generation_stays_for_the_grace_period_and_then_goes(
     with pytest.raises(GenerationGone, match="gone") as caught:
         StoredGeneration(str(tmp_path), first).table("frames")
     assert caught.value.generation == first
+
+
+def test_a_generation_that_another_scan_removed_does_not_become_the_current_one(
+    tmp_path: Path,
+) -> None:
+    """A scan that stores less of patients removes all others at once."""
+    names = []
+
+    def meanwhile(_: str) -> None:
+        names.append(publish(str(tmp_path), empty_tables(), {}, 0.0))
+
+    with pytest.raises(StorageError, match="another scan that stores less of patients"):
+        publish(str(tmp_path), empty_tables(), {}, written=meanwhile)
+    assert [read_manifest(str(tmp_path))["generation"]] == names
+    assert os.listdir(tmp_path / "generations") == names
 
 
 def test_a_clock_that_jumps_ahead_removes_no_generation(

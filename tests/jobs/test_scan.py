@@ -1033,6 +1033,23 @@ def test_two_scans_at_once_leave_one_whole_index(root: Path, out: str) -> None:
     assert storage.cache_folder()
 
 
+def test_a_scan_that_finds_nothing_new_returns_its_own_index_where_another_replaced_it(
+    root: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has other roots, and publishes while this one walks."""
+    first, walk = scan(root, out=out), scanner.walk_roots
+
+    def meanwhile(*given: Any) -> Any:
+        monkeypatch.setattr(scanner, "walk_roots", walk)
+        assert len(scan(root / "report.dcm", out=out)) == 0
+        return walk(*given)
+
+    monkeypatch.setattr(scanner, "walk_roots", meanwhile)
+    index = scan(root, out=out)
+    assert content(index) == content(first) and index.manifest["options"]["roots"] == [str(root)]
+    assert dicomdl.open_index(out).generation == index.generation
+
+
 def test_files_of_others_are_never_removed_however_old_and_whatever_they_are_called(
     tmp_path: Path,
 ) -> None:
