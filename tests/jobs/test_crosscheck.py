@@ -590,10 +590,10 @@ def test_only_so_many_differences_are_kept_and_the_others_are_counted(
     )
 
 
-def test_an_index_without_frames_is_fine(plain: dicomdl.Index) -> None:
+def test_a_check_of_no_frame_shows_nothing_and_is_not_ok(plain: dicomdl.Index) -> None:
     found = check(plain.select(modality="MR"))
-    assert found.ok and found.rows == () and found.checked == 0
-    assert found.text()
+    assert not found.ok and found.rows == () and found.checked == 0
+    assert "there is no frame to decode" in found.text()
 
 
 # --- real files -----------------------------------------------------------------------------------

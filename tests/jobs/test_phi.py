@@ -44,6 +44,14 @@ def _table() -> None:
     require_table()
 
 
+def test_a_check_of_no_file_is_not_ok(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+    check = dicomdl.check_phi(index.select(modality="NM"), progress=False)
+    assert not check.ok
+    assert "no file was read" in check.text()
+
+
 def test_files_and_distinct_values_are_counted_per_attribute(folder: Path) -> None:
     write(folder, PatientName=lambda number: f"{CANARY}^{number // 2}", InstitutionName="X")
     counts = found(dicomdl.check_phi(index_of(folder), progress=False))
