@@ -25,6 +25,7 @@ A change time proves nothing on file systems that let clients set it, nor agains
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -86,17 +87,20 @@ def record(folder: str, generation: str) -> None:
 
 
 def _remove_unused() -> None:
-    """Remove the records that nobody used for long, once a day: a user may have thousands."""
+    """Remove the records that nobody used for long, once a day: a user may have thousands.
+
+    The time of the last look counts, so that a clock that is wrong for a day removes none.
+    """
     folder = os.path.join(storage.cache_root(), _PART)
     looked, now = os.path.join(folder, _LOOKED), time.time()
     with contextlib.suppress(StorageError):
         try:
-            is_due = not 0 <= now - os.path.getmtime(looked) < _USED_S
+            before = os.path.getmtime(looked)
         except OSError:
-            is_due = True
-        if is_due:
+            before = -math.inf
+        if not 0 <= now - before < _USED_S:
             storage.write_whole(looked, b"")
-            storage.remove_old(folder, _UNUSED_S, now, pattern=_RECORDS)
+            storage.remove_old(folder, _UNUSED_S, min(now, before), pattern=_RECORDS)
 
 
 def is_own(folder: str, generation: str) -> bool:

@@ -145,6 +145,21 @@ def test_records_that_were_not_used_for_two_years_go(index: Index, cache_folder:
     assert [path.name for path in (cache_folder / "scans").glob("*.json")] == [used.name]
 
 
+@pytest.mark.parametrize("years", [5, -5])
+def test_a_clock_that_jumps_removes_no_record(index: Index, cache_folder: Path, years: int) -> None:
+    other = cache_folder / "scans" / f"{'a' * 16}.json"
+    other.write_bytes(b"{}")
+    now = time.time() + years * 365 * 24 * 3600
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda: now)
+        record(index.path, index.generation)
+        assert other.exists() and is_own(index.path, index.generation)
+    # As it is after the clock was set right: the last look was in the future, or long ago.
+    os.utime(cache_folder / "scans" / "looked", (now, now))
+    record(index.path, index.generation)
+    assert other.exists()
+
+
 def test_where_the_cache_folder_takes_no_record_this_process_remembers_it(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
