@@ -6,6 +6,7 @@ which bits count (`bits`), and the codestream decides the colour space (PS3.5 8.
 
 import functools
 import math
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from dicomdl.pixels.stored import (
 )
 from dicomdl.storage.locations import is_url
 from dicomdl.storage.sources import opened, read_items, read_range
+
+# Retired, without a formula for RGB (PS3.3-2000 C.7.6.3.1.2).
+_OTHER_COLOURS: Final = frozenset({"HSV", "ARGB", "CMYK"})
 
 
 def read_coded(source: FrameLike, out: Values | None, how: Decoding) -> tuple[Values, str, int]:
@@ -92,7 +96,18 @@ def to_rgb(values: Values, space: str, source: FrameLike) -> None:
 
     This is the inverse of PS3.3 C.7.6.3.1.2, which is written for 8 bits. For more bits, the
     offsets 16 and 128 and the range scale with 2 ** (BitsStored - 8).
+
+    Raises
+    ------
+    DecodeError
+        The samples are neither RGB nor YBR.
     """
+    if space in _OTHER_COLOURS and source.samples_per_pixel > 1:
+        raise DecodeError(
+            f"the photometric interpretation is {space}, which is not converted to RGB: "
+            "read_frame(..., colour='stored') gives its samples",
+            photometric_interpretation=space,
+        )
     if source.samples_per_pixel != 3 or not space.startswith(("YBR_FULL", "YBR_PARTIAL")):
         return
     bits = header_bits(source).stored

@@ -1033,6 +1033,17 @@ def test_luminance_and_chrominance_become_the_rgb_that_they_were(
     assert np.array_equal(read_rows(source, 3, 7), read_frame(source)[3:7])
 
 
+@pytest.mark.parametrize(("space", "samples"), [("HSV", 3), ("ARGB", 4), ("CMYK", 4)])
+def test_retired_colours_are_no_rgb(tmp_path: Path, space: str, samples: int) -> None:
+    values = np.arange(12 * samples, dtype=np.uint8).reshape(3, 4, samples)
+    facts = {"samples_per_pixel": samples, "photometric_interpretation": space}
+    source = write(tmp_path / "a", values.tobytes(), rows=3, columns=4, bits_allocated=8, **facts)
+    for read in (read_frame, lambda each: read_rows(each, 1, 2)):
+        with pytest.raises(DecodeError, match=f"{space}, which is not converted to RGB"):
+            read(source)
+    assert np.array_equal(read_frame(source, colour="stored"), values)
+
+
 def test_the_chrominance_of_ybr_full_422_belongs_to_two_pixels(tmp_path: Path) -> None:
     data = bytes([10, 20, 100, 150, 30, 40, 90, 160])  # Y Y CB CR, twice
     facts = {
