@@ -9,12 +9,13 @@ which is most of the time of a walk, gives its state; threads look up many files
 walk goes on. Who opens every file anyway walks without.
 """
 
+import functools
 import operator
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -61,6 +62,8 @@ def _looked_up(path: bytes) -> list[int]:
 
 
 look_up_files = compiled_or(pure_look_up_files)
+# Threads of Python would wait for each other.
+_IN_THREADS: Final = look_up_files is not pure_look_up_files
 
 
 @dataclass
@@ -334,7 +337,7 @@ class _LookUp:
 
     def __init__(self, found: Walk) -> None:
         self._found = found
-        self._begun: list[tuple[int, Future[bytes]]] = []
+        self._begun: list[tuple[int, Callable[[], bytes]]] = []
         self._stop = 0
         self._team = ThreadPoolExecutor(min(_MOST_THREADS, available_cores()))
 
@@ -351,15 +354,15 @@ class _LookUp:
             return
         self._stop = stop
         if not all(self._found.keys[start:]):
-            paths = tuple(self._found.paths[start:])
-            self._begun.append((start, self._team.submit(look_up_files, paths)))
+            look = functools.partial(look_up_files, tuple(self._found.paths[start:]))
+            self._begun.append((start, self._team.submit(look).result if _IN_THREADS else look))
 
     def finish(self) -> None:
         """Look up all files that were not yet, and leave out those that are gone."""
         self.begin(1)
         gone: set[int] = set()
         for start, done in self._begun:
-            _put(self._found, start, done.result(), gone)
+            _put(self._found, start, done(), gone)
         if gone:
             self._found.keep([row for row in range(len(self._found.paths)) if row not in gone])
 
