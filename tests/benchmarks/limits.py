@@ -20,6 +20,8 @@ seg      the patch of a SEG of 10 segments, against a pread per frame and unpack
 rtstruct the patch of 20 regions, opened before, against polygons filled by Pillow
 small    a scan of tiny files, against scandir, open, fstat, pread of 4 kB, close; with --files by
          as many processes as a scan takes by default, both the scan and the floor
+update   a second scan of the tiny files, of which one changed, against scandir and stat, by as many
+         processes as there are cores
 """
 
 import functools
@@ -78,12 +80,8 @@ def scans(folder: Path, scratch: Path, head: int, processes: int = 1) -> dict[st
     def floor() -> None:
         if processes == 1:
             read_heads([folder], head)
-            return
-        team = [FORK.Process(target=read_heads, args=(share, head)) for share in shares]
-        for process in team:
-            process.start()
-        for process in team:
-            process.join()
+        else:
+            by_team(read_heads, [(share, head) for share in shares])
 
     def ours() -> None:
         # It stays until the job ends: ext4 takes 0.3 ms and more to create a file where others were
@@ -93,6 +91,15 @@ def scans(folder: Path, scratch: Path, head: int, processes: int = 1) -> dict[st
         assert len(dicomdl.scan(folder, out=out, workers=workers, progress=False))
 
     return {"floor": floor, OURS: ours}
+
+
+def by_team(function: Callable[..., None], work: Sequence[tuple[Any, ...]]) -> None:
+    """Call a function with each of some arguments, in a process each."""
+    team = [FORK.Process(target=function, args=arguments) for arguments in work]
+    for process in team:
+        process.start()
+    for process in team:
+        process.join()
 
 
 def read_heads(folders: Sequence[Path], head: int) -> None:
@@ -116,6 +123,33 @@ def scan(scratch: Path) -> dict[str, Task]:
 
 def small(scratch: Path, files: int = SMALL, processes: int = 1) -> dict[str, Task]:
     return scans(phantom_ct.small_files(files), scratch, 4096, processes)
+
+
+def update(scratch: Path, files: int = SMALL) -> dict[str, Task]:
+    """A scan of files that are in the index, and the look at each that it cannot do without."""
+    import dicomdl
+
+    folder, out = phantom_ct.small_files(files), scratch / "index"
+    below = sorted(folder.iterdir())
+    cores = len(os.sched_getaffinity(0))
+    dicomdl.scan(folder, out=out, progress=False)
+
+    def floor() -> None:
+        by_team(look_up, [(below[number::cores],) for number in range(cores)])
+
+    def ours() -> None:
+        os.utime(next(below[0].iterdir()))
+        assert len(dicomdl.scan(folder, out=out, progress=False)) == files
+
+    return {"floor": floor, OURS: ours}
+
+
+def look_up(folders: Sequence[Path]) -> None:
+    """Look up every file in some folders."""
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                entry.stat()
 
 
 # --- patches --------------------------------------------------------------------------------------
@@ -288,6 +322,7 @@ JOBS = {
     "seg": Job("label patch of a SEG, us", PATCHES, seg, 1.5),
     "rtstruct": Job("label patch of an RTSTRUCT, us", 1, rtstruct, 1.5),
     "small": Job(f"{SMALL} tiny files scanned, us/file", SMALL, small, 4.0),
+    "update": Job(f"{SMALL} tiny files scanned again, us/file", SMALL, update, 5.0),
 }
 
 
@@ -296,6 +331,12 @@ def many_small(files: int) -> Job:
     cores = len(os.sched_getaffinity(0))
     prepare = functools.partial(small, files=files, processes=cores)
     return Job(f"{files} tiny files scanned by {cores} processes, us/file", files, prepare, 4.0)
+
+
+def many_again(files: int) -> Job:
+    """The job `update` with another number of files."""
+    prepare = functools.partial(update, files=files)
+    return Job(f"{files} tiny files scanned again, us/file", files, prepare, 5.0)
 
 
 # --- the two processes ----------------------------------------------------------------------------
@@ -399,11 +440,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--only", choices=JOBS, action="append")
     parser.add_argument("--serve", choices=JOBS)
-    parser.add_argument("--files", type=int, help="files of the job small, by all cores")
+    parser.add_argument("--files", type=int, help="files of small, by all cores, and of update")
     given = parser.parse_args()
     options = []
     if given.files:
         JOBS["small"], options = many_small(given.files), ["--files", str(given.files)]
+        JOBS["update"] = many_again(given.files)
     if given.serve:
         serve(given.serve)
         return
