@@ -35,7 +35,8 @@ def _object(sop_class: str, image: Path, seed: object, syntax: str) -> FileDatas
     dataset.SOPInstanceUID = uid(sop_class, source.SeriesInstanceUID, seed)
     dataset.SeriesInstanceUID = uid("series of", dataset.SOPInstanceUID)
     for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
-        setattr(dataset, keyword, source[keyword].value)
+        if keyword in source:
+            setattr(dataset, keyword, source[keyword].value)
     return dataset
 
 

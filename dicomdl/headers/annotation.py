@@ -237,7 +237,7 @@ def read_annotation(source: Source) -> AnnotationFacts:
     PixelError
         The file cannot be opened or read, or has changed since the scan.
     """
-    data_set = _head(source, _TAGS)
+    data_set = head_of(source, _TAGS)
     sop_class = data_set[_SOP_CLASS_UID].text
     kind = kind_of(sop_class)
     if not kind:
@@ -273,12 +273,12 @@ def frame_counts(source: Source) -> tuple[int, int]:
     HeaderError, PixelError
         As for `read_annotation`.
     """
-    data_set = _head(source, _COUNTS)
+    data_set = head_of(source, _COUNTS)
     groups = sum(1 for _ in data_set[_PER_FRAME_FUNCTIONAL_GROUPS].items())
     return data_set[_NUMBER_OF_FRAMES].integer or 0, groups
 
 
-class _Head:
+class Head:
     """The wanted elements of a data set before its pixel data."""
 
     def __init__(self, values: dict[int, bytes], syntax: Syntax) -> None:
@@ -288,8 +288,14 @@ class _Head:
         return Value(self._values[tag], self._syntax, self._values[SPECIFIC_CHARACTER_SET])
 
 
-def _head(source: Source, tags: Sequence[int]) -> _Head:
-    """Read the elements with some tags, ascending, before the pixel data of a file."""
+def head_of(source: Source, tags: Sequence[int]) -> Head:
+    """Read the elements with some tags, ascending, before the pixel data of a file.
+
+    Raises
+    ------
+    HeaderError, PixelError
+        As for `read_annotation`.
+    """
     with opened(source) as handle:
         size = handle.size
         return _walked(
@@ -297,7 +303,7 @@ def _head(source: Source, tags: Sequence[int]) -> _Head:
         )
 
 
-def _walked(window: Window, tags: Sequence[int]) -> _Head:
+def _walked(window: Window, tags: Sequence[int]) -> Head:
     start = first_element(window.buffer)
     if start is None:
         raise HeaderError("this is not a DICOM file", reason="not_dicom")
@@ -307,17 +313,17 @@ def _walked(window: Window, tags: Sequence[int]) -> _Head:
         window, position = Inflated(window.read, window.size, position).window(), 0
     syntax, _ = syntax_of(window, position, name)
     walked = walk(window, position, syntax, _wanted(tuple(tags)))
-    return _Head(dict(zip(tags, walked.values, strict=True)), syntax)
+    return Head(dict(zip(tags, walked.values, strict=True)), syntax)
 
 
-# Small: two sets of tags.
+# Small: three sets of tags.
 @functools.lru_cache(maxsize=4)
 def _wanted(tags: tuple[int, ...]) -> Wanted:
     return Wanted([(tag, "") for tag in tags])
 
 
 def _remarks(
-    data_set: _Head, references: Sequence[ReferencedSeries], segments: int
+    data_set: Head, references: Sequence[ReferencedSeries], segments: int
 ) -> Iterator[str]:
     """Yield what deviates from the standard or from custom.
 
@@ -339,7 +345,7 @@ def _remarks(
             )
 
 
-def _created(data_set: _Head) -> str:
+def _created(data_set: Head) -> str:
     """Return date and time of the content, else those of the object; "" without a date."""
     for date, time in (_STRUCTURE_SET, _CONTENT, _INSTANCE_CREATION):
         if data_set[date].text:
@@ -347,7 +353,7 @@ def _created(data_set: _Head) -> str:
     return ""
 
 
-def _segments(data_set: _Head) -> Iterator[Segment]:
+def _segments(data_set: Head) -> Iterator[Segment]:
     """Yield the segments of a segmentation (PS3.3 C.8.20.4)."""
     is_map = data_set[_SEGMENTATION_TYPE].text.upper() == "LABELMAP"
     padding = data_set[_PIXEL_PADDING_VALUE].binary
@@ -376,7 +382,7 @@ def _code(sequence: Value) -> Code | None:
     return None
 
 
-def regions_of(data_set: _Head | Item) -> Iterator[Segment]:
+def regions_of(data_set: Head | Item) -> Iterator[Segment]:
     """Yield the regions of interest of a structure set (PS3.3 C.8.8.5, C.8.8.8)."""
     types = {
         item[_REFERENCED_ROI_NUMBER].integer: item[_RT_ROI_INTERPRETED_TYPE].text
@@ -396,7 +402,7 @@ def regions_of(data_set: _Head | Item) -> Iterator[Segment]:
             )
 
 
-def _references(data_set: _Head) -> Iterator[ReferencedSeries]:
+def _references(data_set: Head) -> Iterator[ReferencedSeries]:
     """Yield the Series that an object refers to, with the instances that it names."""
     for series in data_set[_REFERENCED_SERIES_SEQUENCE].items():
         yield _series(series, _REFERENCED_INSTANCE_SEQUENCE, _REFERENCED_IMAGE_SEQUENCE)

@@ -44,7 +44,8 @@ class SegFrames:
     size
         (rows, columns) of a frame.
     origins
-        (frames, 3) float64, LPS mm: the centre of the first pixel.
+        (frames, 3) float64, LPS mm: the centre of the first pixel; NaN where no frame has a place
+        in the patient.
     down, right
         (frames, 3) float64, mm: the step from one row, or one column, to the next.
     segments
@@ -68,6 +69,11 @@ class SegFrames:
 
     def __len__(self) -> int:
         return len(self.segments)
+
+    @property
+    def has_places(self) -> bool:
+        """Whether frames have places in the patient, and not on their source images only."""
+        return not np.isnan(self.origins).all()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -127,8 +133,8 @@ class SegFrames:
         HeaderError
             The file is damaged, or has no frames.
         AnnotationError
-            Frames have no position, orientation or pixel spacing, or the file is one of several
-            that hold the segmentation.
+            Some frames have no position, orientation or pixel spacing, or the file is one of
+            several that hold the segmentation.
         """
         frames = read_frames(path)
         if not frames:
@@ -168,19 +174,14 @@ class SegFrames:
         if not len(columns["byte_offset"]):
             raise AnnotationError("the scan could not read the frames of the SEG: see the problems")
         origins, orientation, spacing, segments, byte, bit = map(columns.__getitem__, _GRID_COLUMNS)
-        for name, values in (*columns.items(),)[:3]:
+        # Frames without any place lie on their source images (see `_referenced`).
+        places = [] if np.isnan(origins).all() else [*columns.items()][:3]
+        for name, values in places:
             absent = int(np.isnan(values).any(axis=1).sum())
             if absent:
-                _require_equal_counts(source_of(0).file)
-                count = len(columns[name])
-                why = (
-                    ": a SEG that marks the pixels of its source images, without a place in the "
-                    "patient, is not read as labels"
-                    if absent == count
-                    else ""
-                )
+                require_equal_counts(source_of(0).file)
                 raise AnnotationError(
-                    f"{absent} of {count} frames have no {name}{why}", column=name
+                    f"{absent} of {len(values)} frames have no {name}", column=name
                 )
         first = source_of(0)
         is_byte = first.bits_allocated == 8 == first.bits_stored and is_plain(first)
@@ -206,7 +207,7 @@ def _as_floats(values: Sequence[Any], size: int) -> Floats:
     return np.array([absent if value is None else value for value in values], np.float64)
 
 
-def _require_equal_counts(file: Source) -> None:
+def require_equal_counts(file: Source) -> None:
     """Raise an AnnotationError for a file with more groups than frames, or fewer."""
     frames, groups = frame_counts(file)
     if groups not in (0, frames):

@@ -50,6 +50,7 @@ def read_labels(
     """Read a segmentation, structure set, dose or mask on the grid of a stack.
 
     Frames and contours find their slices by position, also in tilted, uneven and incomplete stacks.
+    Frames without any position lie on the images that they refer to (PS3.3 A.51.5.1).
     A contour belongs to the nearest slice within half the spacing. A pixel belongs to a contour if
     its centre does; contours of one plane are combined by exclusive or (PS3.3 C.8.8.6.1), so that a
     contour inside another one is a hole. A region that was drawn on every second to fourth slice

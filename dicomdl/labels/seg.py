@@ -1,6 +1,7 @@
 """Segments of a SEG as labels of a stack.
 
-Frames find their slices by position, never by number. Frames on the grid of the stack are copied;
+Frames find their slices by position, never by number; those without one, by the images that they
+refer to. Frames on the grid of the stack are copied;
 other grids are sampled at the nearest voxel.
 """
 
@@ -23,6 +24,7 @@ from dicomdl.labels._coverage import Referred
 from dicomdl.labels._fractions import NO_FRACTIONS, Fractions
 from dicomdl.labels._plain_parts import LabelledValues, bit_parts, byte_parts
 from dicomdl.labels._planes import Planes
+from dicomdl.labels._referenced import on_references
 from dicomdl.labels._sampling import Sampler
 from dicomdl.labels._seg_frames import FrameRows, RowReader, SegFrames
 from dicomdl.labels.reader import LabelValues, Piece, smallest_dtype
@@ -77,13 +79,16 @@ class SegReader:
     ) -> None:
         annotation, frames, self._referred = seg
         _require_same_reference(stack, annotation)
+        if frames.has_places:
+            self._planes = Planes.of(stack)
+        else:
+            frames, self._planes = on_references(frames, stack)
         self._type = annotation.segmentation_type
         self._fractions = fractions.of(annotation, frames)
         self.shape: Voxel = stack.shape
         self.values: LabelValues = fractions.values
         self.names = fractions.names(choices)
         self._frames, self._choices = frames, tuple(choices)
-        self._planes = Planes.of(stack)
         self._aligned, misfit = aligned(frames, self._planes)
         if self._aligned is None and align == "exact":
             raise AnnotationError(

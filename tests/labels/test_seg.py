@@ -1,6 +1,8 @@
 """Segments of segmentations on the slices of stacks."""
 
 import functools
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 from conftest import NewFolder, index_of
 from numpy.typing import NDArray
-from phantoms import write_series
+from phantoms import item, write_secondary_capture, write_series
 from phantoms_labels import write_seg
 from phantoms_multi import divide
+from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 import dicomdl
@@ -133,16 +136,107 @@ def test_a_label_map_keeps_its_numbers_and_unknown_values_are_background(
     assert np.array_equal(found, (values == 40)[1:4, 1:9, 2:11])
 
 
-def test_a_seg_without_a_place_in_the_patient_says_so(
+def marking(*marked: tuple[Path, Sequence[int]]) -> Any:
+    """An edit that leaves frames their source image, and its frames, instead of a position."""
+
+    def edit(dataset: Any, _: int) -> None:
+        dataset.pop("FrameOfReferenceUID", None)
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        del shared.PixelMeasuresSequence, shared.PlaneOrientationSequence
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        for group, (path, numbers) in itertools.zip_longest(groups, marked, fillvalue=(None, ())):
+            del group.PlanePositionSequence
+            if path is None:
+                continue
+            source = dcmread(path, stop_before_pixels=True)
+            image = item(
+                ReferencedSOPClassUID=source.SOPClassUID,
+                ReferencedSOPInstanceUID=source.SOPInstanceUID,
+            )
+            if numbers:
+                image[0].ReferencedFrameNumber = list(numbers)
+            group.DerivationImageSequence = item(SourceImageSequence=image)
+
+    return edit
+
+
+def test_frames_without_a_position_lie_on_the_images_that_they_refer_to(folder: Path) -> None:
+    images = write_series(folder / "dx", modality="DX", shape=SHAPE)
+    parts = labels_of()
+    frames = [(n, (0, 0, 0), parts[z] == n) for z, n in ((3, 1), (0, 2), (3, 2), (4, 1))]
+    edit = marking(*((images[z], ()) for z in (3, 0, 3, 4)))
+    path = write_seg(folder / "dx" / "seg.dcm", images[0], frames, edit=edit)
+    (image,) = index_of(images[0].parent).select(content="image").stacks
+    expected = np.where(np.isin(np.arange(5), (0, 3, 4))[:, None, None] & (parts < 3), parts, 0)
+    expected[0][parts[0] == 1] = expected[4][parts[4] == 2] = 0
+    assert image.verdict == "no_geometry"
+    for source in ("SEG", path):
+        assert np.array_equal(dicomdl.read_labels(image, source).array, expected)
+    rows = dicomdl.read_labels(image, "SEG", channels=True).array[0, 3]
+    assert np.array_equal(rows, parts[3] == 1)
+
+
+def test_frames_without_a_position_lie_on_the_frames_that_they_refer_to(folder: Path) -> None:
+    path = write_secondary_capture(folder / "us" / "a.dcm", rows=9, columns=11, frames=4)
+    parts = labels_of() % 2
+    frames = [(1, (0, 0, 0), parts[z]) for z in range(2)]
+    edit = marking((path, (4,)), (path, (1, 3)))
+    seg = write_seg(folder / "us" / "seg.dcm", path, frames, edit=edit)
+    (image,) = index_of(path.parent).select(content="image").stacks
+    found = dicomdl.read_labels(image, seg).array
+    assert np.array_equal(found, np.stack([parts[1], 0 * parts[1], parts[1], parts[0]]))
+
+
+def test_a_reference_without_frames_is_to_all_of_an_image(folder: Path) -> None:
+    path = write_secondary_capture(folder / "us" / "a.dcm", rows=9, columns=11, frames=3)
+    part = labels_of()[:1] % 2
+    frames = [(1, (0, 0, 0), part[0])]
+    seg = write_seg(folder / "one.dcm", path, frames, edit=marking((path, ())))
+    (image,) = index_of(path.parent).stacks
+    found = dicomdl.read_labels(image, seg).array
+    assert np.array_equal(found, np.repeat(part, 3, axis=0))
+    several = write_seg(folder / "two.dcm", path, 2 * frames, edit=marking(*2 * [(path, ())]))
+    with pytest.raises(AnnotationError, match="several of a segment refer to one image"):
+        dicomdl.read_labels(image, several)
+
+
+def test_frames_without_a_position_lie_on_slices_with_one(
     folder: Path, image: Path, stack: Stack
 ) -> None:
-    def displace(dataset: Any, _: int) -> None:
-        for group in dataset.PerFrameFunctionalGroupsSequence:
-            del group.PlanePositionSequence
+    part = labels_of() % 2
+    edit = marking((Path(stack.paths[3]), ()))
+    path = write_seg(folder / "seg.dcm", image, [(1, (0, 0, 0), part[1])], edit=edit)
+    found = dicomdl.read_labels(stack, path).array
+    assert np.array_equal(found[3], part[1])
+    assert not found[[0, 1, 2, 4]].any()
 
-    path = write_seg(folder / "seg.dcm", image, of_slices(labels_of() % 2), edit=displace)
-    with pytest.raises(AnnotationError, match="pixels of its source images, without a place"):
-        dicomdl.read_labels(stack, path)
+
+def test_a_seg_that_no_place_and_no_image_has_says_so(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    part = labels_of()[0] % 2
+    one = [(1, (0, 0, 0), part)]
+    nowhere = write_seg(folder / "a.dcm", image, one, edit=marking())
+    with pytest.raises(AnnotationError, match="1 of 1 frames have no image_position_patient, and"):
+        dicomdl.read_labels(stack, nowhere)
+    small = write_seg(
+        folder / "b.dcm", image, [(1, (0, 0, 0), part[1:])], edit=marking((image, ()))
+    )
+    with pytest.raises(AnnotationError, match="8 x 11 pixels: expected the 9 x 11 of the images"):
+        dicomdl.read_labels(stack, small)
+
+    def on_slide(dataset: Any, _: int) -> None:
+        marking((image, ()))(dataset, 0)
+        (group,) = dataset.PerFrameFunctionalGroupsSequence
+        group.PlanePositionSlideSequence = item(XOffsetInSlideCoordinateSystem="1")
+
+    slide = write_seg(folder / "d.dcm", image, one, edit=on_slide)
+    with pytest.raises(AnnotationError, match="they lie on a microscope slide"):
+        dicomdl.read_labels(stack, slide)
+    (other, *_) = write_series(folder / "dx", modality="DX", shape=SHAPE)
+    strange = write_seg(folder / "c.dcm", image, one, edit=marking((other, ())))
+    with pytest.raises(AnnotationError, match="no position, refers to an image of the stack"):
+        dicomdl.read_labels(stack, strange)
 
 
 def test_fractions_need_a_threshold(folder: Path, image: Path, stack: Stack) -> None:

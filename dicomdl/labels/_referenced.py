@@ -1,0 +1,110 @@
+"""Frames of a SEG that have no place in the patient, on the images that they refer to.
+
+A SEG of radiographs, ultrasound or photographs has no frame of reference. Each pixel of its frames
+is that of a source image, which has as many rows and columns (PS3.3 A.51.5.1). Tiles of a slide
+have a frame of reference, and need not be those of the image.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from dicomdl.arrays import Ints
+from dicomdl.errors import AnnotationError
+from dicomdl.headers.frame_references import FrameReference, frame_references
+from dicomdl.index.views import Stack
+from dicomdl.labels._planes import Planes
+from dicomdl.labels._seg_frames import SegFrames, require_equal_counts
+
+
+def on_references(frames: SegFrames, stack: Stack) -> tuple[SegFrames, Planes]:
+    """Return frames without positions, and the slices of a stack, in steps of one pixel.
+
+    A frame that refers to several slices is there once for each, and one that refers to no slice of
+    the stack lies beyond it.
+
+    Raises
+    ------
+    AnnotationError
+        The rows or columns are others than those of the stack, a frame names no source image, none
+        is on the stack, or several frames of a segment are on one slice.
+    """
+    if frames.size != stack.shape[1:]:
+        raise AnnotationError(
+            f"the frames of the SEG have no position, and {frames.size[0]} x {frames.size[1]} "
+            f"pixels: expected the {stack.shape[1]} x {stack.shape[2]} of the images that they "
+            "refer to",
+            expected=stack.shape[1:],
+            found=frames.size,
+        )
+    numbers, slices = _slices_of(_references_of(frames), stack)
+    segments = frames.segments[numbers]
+    placed = np.stack([segments, slices], axis=1)[slices >= 0]
+    if not len(placed):
+        raise AnnotationError(
+            f"none of {len(frames)} frames of the SEG, which have no position, refers to an image "
+            "of the stack",
+            frames=len(frames),
+        )
+    if len(np.unique(placed, axis=0)) < len(placed):
+        raise AnnotationError(
+            "the frames of the SEG have no position, and several of a segment refer to one image: "
+            "Referenced Frame Number (0008,1160) is absent or repeated, so they cannot be told "
+            "apart"
+        )
+    source_of, first_bits = frames.source_of, frames.first_bits
+    steps = np.ones((len(numbers), 1))
+    pixels = dataclasses.replace(
+        frames,
+        source_of=lambda number: source_of(int(numbers[number])),
+        # The slice below the first is beyond the stack.
+        origins=np.where(slices < 0, -2, slices)[:, None] * np.array([0.0, 0, 1]),
+        down=steps * [0.0, 1, 0],
+        right=steps * [1.0, 0, 0],
+        segments=segments,
+        first_bits=None if first_bits is None else first_bits[numbers],
+    )
+    origins = np.arange(stack.slices)[:, None] * np.array([0.0, 0, 1])
+    return pixels, Planes.at(origins, np.array([0.0, 1, 0]), np.array([1.0, 0, 0]), 1.0)
+
+
+def _references_of(frames: SegFrames) -> list[tuple[FrameReference, ...]]:
+    """Return the source images of each frame; frames lie in one or several files, in order."""
+    files = dict.fromkeys(frames.source_of(number).file for number in range(len(frames)))
+    for file in files:
+        require_equal_counts(file)
+    found = [frame_references(file) for file in files]
+    if any(each.are_on_slide for each in found):
+        raise AnnotationError(
+            "the frames of the SEG have no image_position_patient: they lie on a microscope slide, "
+            "on a grid of its own, which is not read as labels",
+            column="image_position_patient",
+        )
+    references = [images for each in found for images in each.images]
+    unnamed = sum(not each for each in references)
+    if unnamed:
+        raise AnnotationError(
+            f"{unnamed} of {len(frames)} frames have no image_position_patient, and no Source "
+            "Image Sequence (0008,2112) that says which image they mark",
+            column="image_position_patient",
+        )
+    return references
+
+
+def _slices_of(references: Sequence[Sequence[FrameReference]], stack: Stack) -> tuple[Ints, Ints]:
+    """Return a frame and its slice per reference, -1 for frames that refer to no slice."""
+    uids, numbers = stack.values("sop_instance_uid"), stack.values("frame_number")
+    slices: dict[str, dict[int, int]] = {}
+    for z, (uid, number) in enumerate(zip(uids, numbers, strict=True)):
+        slices.setdefault(str(uid), {})[int(number)] = z
+    pairs: list[tuple[int, int]] = []
+    for frame, images in enumerate(references):
+        found: dict[int, None] = {}
+        for uid, chosen in images:
+            known = slices.get(uid, {})
+            # Without frame numbers, a reference is to all of them (PS3.3 10.3.1).
+            found |= {known[each]: None for each in chosen or known if each in known}
+        pairs += [(frame, z) for z in found or (-1,)]
+    both = np.array(pairs, np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
