@@ -139,7 +139,7 @@ class SampleLabels:
     absent
         Numbers of the stacks that nobody annotated, ascending int64.
     overlaps
-        The stacks read so far whose labels overlap.
+        The slices read so far whose labels overlap.
     """
 
     source: LabelSource
@@ -286,27 +286,28 @@ class SampleLabels:
 
 
 class Overlaps:
-    """Stacks of a dataset in which voxels have several labels, of which a label map holds the last.
+    """Slices of a dataset in which voxels have several labels, of which a label map holds the last.
 
     Which ones do is known when they are read: of the first one, a process warns.
 
     Attributes
     ----------
-    stacks
-        Their numbers.
+    slices
+        {number of a stack: those of its slices}. Where several slices were read at once, all of
+        them count.
     warns
         Whether to warn; an export has them in its ledger instead.
     """
 
     def __init__(self) -> None:
-        self.stacks: set[int] = set()
+        self.slices: dict[int, set[int]] = {}
         self.warns = True
 
-    def note(self, stack: Stack) -> None:
-        """Note that labels of a stack overlap."""
-        if self.warns and not self.stacks:
+    def note(self, stack: Stack, first: int, stop: int) -> None:
+        """Note that labels overlap in the slices of a stack from `first` up to `stop`."""
+        if self.warns and not self.slices:
             warnings.warn(OVERLAP, OverlapWarning, stacklevel=level_of_caller())
-        self.stacks.add(stack.number)
+        self.slices.setdefault(stack.number, set()).update(range(first, stop))
 
 
 def as_tensors(entries: dict[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
@@ -343,8 +344,11 @@ def surveyed(source: LabelSource, stacks: Stacks) -> Survey:
     return known
 
 
-def _reads_map(reader: LabelReader, note: Callable[[], None]) -> ReadLabels:
-    """Return the function that reads boxes of a map; it calls `note` where labels overlap."""
+def _reads_map(reader: LabelReader, note: Callable[[int, int], None]) -> ReadLabels:
+    """Return the function that reads boxes of a map.
+
+    It calls `note` with the first slice of a box whose labels overlap, and the one after its last.
+    """
     if reader.values == "fractions":
         return functools.partial(fraction_block, reader)
     dtype = smallest_dtype(reader.names)
@@ -352,7 +356,7 @@ def _reads_map(reader: LabelReader, note: Callable[[], None]) -> ReadLabels:
     def read(start: Voxel, stop: Voxel) -> Values:
         labels, overlap = label_block(reader, start, stop, dtype)
         if overlap:
-            note()
+            note(start[0], stop[0])
         return labels
 
     return read

@@ -41,6 +41,8 @@ _OF_SAMPLES: Final[Mapping[str, Any]] = {
 # None for the label map; the name of a channel, for its mask or fractions; or what is annotated.
 Layer: TypeAlias = tuple[str, ...] | None
 COVERED: Final[Layer] = ()
+# Called with the first of some slices in which labels overlap, and the one after the last.
+_Note: TypeAlias = Callable[[int, int], None]
 
 
 class CachedLabels:
@@ -69,7 +71,7 @@ class CachedLabels:
         # Whether the cache holds what it is given; if not, blocks are read without it.
         self._is_held = True
 
-    def read(self, start: Voxel, stop: Voxel, *, note: Callable[[], None] | None = None) -> Values:
+    def read(self, start: Voxel, stop: Voxel, *, note: _Note | None = None) -> Values:
         """Return the labels of the block from voxel `start` up to `stop`, which is excluded.
 
         `note` is called where labels overlap in what the cache does not hold yet.
@@ -91,7 +93,7 @@ class CachedLabels:
         labels, counts = np.split(entry.part()[:, 0], [1])
         return Census(labels[0].astype(np.int64), counts)
 
-    def _slab(self, number: int, note: Callable[[], None] | None) -> Entry:
+    def _slab(self, number: int, note: _Note | None) -> Entry:
         first, last = self._slabs[number]
         rows = self._stack.shape[1:]
         entry = self._cache.get(
@@ -112,7 +114,7 @@ class CachedLabels:
             np.concatenate([census.labels[None], census.counts]).astype(np.int32)[:, None]
         )
 
-    def _block(self, start: Voxel, stop: Voxel, note: Callable[[], None] | None) -> Values:
+    def _block(self, start: Voxel, stop: Voxel, note: _Note | None) -> Values:
         reader = self._source.reader(self._stack)
         if self._layer == COVERED:
             covered = reader.covered(start, stop)
@@ -125,7 +127,7 @@ class CachedLabels:
             return fraction_block(reader, start, stop)
         labels, overlap = label_block(reader, start, stop, smallest_dtype(reader.names))
         if overlap and note is not None:
-            note()
+            note(start[0], stop[0])
         return labels
 
     def _key(self, part: str) -> Key:

@@ -296,3 +296,18 @@ def test_the_command_says_what_samples_lost_once(
     printed = capsys.readouterr()
     assert printed.out.count("were rounded to whole numbers") == 1
     assert printed.err == ""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_frames_whose_labels_overlap_are_counted_and_no_others(
+    tmp_path: Path, workers: int
+) -> None:
+    (image, *_) = write_series(tmp_path / "in", shape=(5, 4, 6))
+    mask = np.ones((4, 6), np.uint8)
+    planes = [(1, 2.0), (2, 2.0), (2, 4.0)]
+    frames = [(segment, (0, 0, z), mask) for segment, z in planes]
+    write_seg(tmp_path / "in/s.dcm", image, frames, segments={1: "a", 2: "b"})
+    index = index_of(tmp_path / "in").select(modality="CT")
+    with pytest.warns(ExportWarning, match="1 sample: labels overlap"):
+        done = exported(index, "png", tmp_path / "out", labels="SEG", workers=workers)
+    assert [number for number, entry in enumerate(done.entries) if "remarks" in entry] == [1]

@@ -164,8 +164,13 @@ class Samples:
     def remarks(self, case: Case) -> list[str]:
         """Return what the sample of a case lost when it was read, in words."""
         labels = self.dataset.labels
-        is_lossy = labels is not None and not labels.overlaps.stacks.isdisjoint(case.stacks)
-        return [f"labels overlap: {OVERLAP}"] if is_lossy else []
+        slices = {} if labels is None else labels.overlaps.slices
+        if isinstance(self.dataset, VolumeDataset):
+            overlap = any(number in slices for number in case.stacks)
+        else:
+            stack = self.dataset.index.stack_of(case.row)
+            overlap = self._slice(case.row, stack) in slices.get(stack.number, ())
+        return [f"labels overlap: {OVERLAP}"] if overlap else []
 
     def _volume(self, row: int, numbers: tuple[int, ...]) -> Case:
         parts = {self._placed(number) for number in numbers}
@@ -178,9 +183,12 @@ class Samples:
         return self._case(row, self.dataset.index.stack(numbers[0]), numbers, "")
 
     def _frame(self, row: int, stack: Stack) -> Case:
-        place = self.dataset.index.row(row) - stack.rows.start
-        suffix = f"_{place:04}" if stack.slices > 1 else ""
+        suffix = f"_{self._slice(row, stack):04}" if stack.slices > 1 else ""
         return self._case(row, stack, (stack.number,), suffix)
+
+    def _slice(self, row: int, stack: Stack) -> int:
+        """Return the number in its stack of the slice that is the sample of a row."""
+        return int(self.dataset.index.row(row) - stack.rows.start)
 
     def _identities(self) -> npt.NDArray[np.uint64]:
         """Return (samples,) a hash of the instances of each sample."""
