@@ -42,8 +42,29 @@
 #define SWAP32(v)                                                                                  \
     ((v) << 24 | ((v) << 8 & 0x00FF0000u) | ((v) >> 8 & 0x0000FF00u) | (v) >> 24)
 
-/* Samples of one type, S with the unsigned U of its size: byte order and shifts; then what is
- * padding. The comparison is one of unsigned distances. */
+/* A bit per value of bytes that are 0 or 1, zeros up to a multiple of 16. */
+INLINE void
+pack(const uint8_t *restrict is, Py_ssize_t count, uint8_t *restrict packed)
+{
+    const Py_ssize_t bytes = BYTES_OF_BITS(count);
+#ifdef __SSE2__
+    /* Every x86-64 has this: the highest bits of 16 bytes. */
+    for (Py_ssize_t i = 0; i < bytes; i += 2) {
+        __m128i sixteen = _mm_loadu_si128((const __m128i *)(is + 8 * i));
+        int highest = _mm_movemask_epi8(_mm_slli_epi16(sixteen, 7));
+        packed[i] = (uint8_t)highest, packed[i + 1] = (uint8_t)(highest >> 8);
+    }
+#else
+    for (Py_ssize_t i = 0; i < bytes; i++) {
+        packed[i] = 0;
+        for (int n = 0; n < 8; n++) {
+            packed[i] |= (uint8_t)(is[8 * i + n] << n);
+        }
+    }
+#endif
+}
+
+/* Byte order and shifts of samples of one type, S with the unsigned U of its size. */
 #define STORED(NAME, S, U, SWAP)                                                                   \
     INLINE void NAME##_meant(const Pass *pass, S *restrict run, Py_ssize_t count)                  \
     {                                                                                              \
@@ -58,11 +79,22 @@
                 run[i] = (S)((S)((uint32_t)(U)run[i] << left) >> right);                           \
             }                                                                                      \
         }                                                                                          \
-    }                                                                                              \
-                                                                                                   \
-    INLINE int NAME##_padding(const Pass *pass, const S *restrict run, uint8_t *restrict is,       \
-                              Py_ssize_t count)                                                    \
+    }
+
+STORED(u8, uint8_t, uint8_t, SWAP8)
+STORED(i8, int8_t, uint8_t, SWAP8)
+STORED(u16, uint16_t, uint16_t, SWAP16)
+STORED(i16, int16_t, uint16_t, SWAP16)
+STORED(u32, uint32_t, uint32_t, SWAP32)
+STORED(i32, int32_t, uint32_t, SWAP32)
+
+/* A bit per sample that is padding, as `pack` has them; 0 where none is. The comparison is one of
+ * unsigned distances. */
+#define PADDING(NAME, S, U)                                                                        \
+    INLINE int NAME##_padding(const Pass *pass, const S *restrict run, Py_ssize_t count,           \
+                              uint8_t *restrict packed)                                            \
     {                                                                                              \
+        uint8_t is[RUN + 16];                                                                      \
         const U low = (U)pass->low, span = (U)((U)pass->high - (U)pass->low);                      \
         const U mask = (U)pass->mask;                                                              \
         if (span == 0) {                                                                           \
@@ -75,15 +107,63 @@
                 is[i] = (U)(((U)run[i] & mask) - low) <= span;                                     \
             }                                                                                      \
         }                                                                                          \
-        return memchr(is, 1, (size_t)count) != NULL;                                               \
+        if (memchr(is, 1, (size_t)count) == NULL) {                                                \
+            return 0;                                                                              \
+        }                                                                                          \
+        memset(is + count, 0, 16);                                                                 \
+        pack(is, count, packed);                                                                   \
+        return 1;                                                                                  \
     }
 
-STORED(u8, uint8_t, uint8_t, SWAP8)
-STORED(i8, int8_t, uint8_t, SWAP8)
-STORED(u16, uint16_t, uint16_t, SWAP16)
-STORED(i16, int16_t, uint16_t, SWAP16)
-STORED(u32, uint32_t, uint32_t, SWAP32)
-STORED(i32, int32_t, uint32_t, SWAP32)
+PADDING(u8, uint8_t, uint8_t)
+PADDING(i8, int8_t, uint8_t)
+PADDING(u32, uint32_t, uint32_t)
+PADDING(i32, int32_t, uint32_t)
+
+#ifdef __SSE2__
+/* Sixteen values at once become sixteen bits, in half of the time. */
+INLINE int
+u16_padding(const Pass *pass, const uint16_t *restrict run, Py_ssize_t count,
+            uint8_t *restrict packed)
+{
+    const uint16_t lowest = (uint16_t)pass->low, highest = (uint16_t)pass->high;
+    const __m128i low = _mm_set1_epi16((short)lowest), none = _mm_setzero_si128();
+    const __m128i span = _mm_set1_epi16((short)(uint16_t)(highest - lowest));
+    const __m128i mask = _mm_set1_epi16((short)(uint16_t)pass->mask);
+    int found = 0;
+    Py_ssize_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        __m128i one = _mm_loadu_si128((const __m128i *)(run + i));
+        __m128i other = _mm_loadu_si128((const __m128i *)(run + i + 8));
+        one = _mm_subs_epu16(_mm_sub_epi16(_mm_and_si128(one, mask), low), span);
+        other = _mm_subs_epu16(_mm_sub_epi16(_mm_and_si128(other, mask), low), span);
+        one = _mm_packs_epi16(_mm_cmpeq_epi16(one, none), _mm_cmpeq_epi16(other, none));
+        int sixteen = _mm_movemask_epi8(one);
+        packed[i / 8] = (uint8_t)sixteen, packed[i / 8 + 1] = (uint8_t)(sixteen >> 8);
+        found |= sixteen;
+    }
+    if (i < count) {
+        int rest = 0;
+        for (Py_ssize_t n = i; n < count; n++) {
+            uint16_t distance = (uint16_t)((run[n] & (uint16_t)pass->mask) - lowest);
+            rest |= (distance <= (uint16_t)(highest - lowest)) << (n - i);
+        }
+        packed[i / 8] = (uint8_t)rest, packed[i / 8 + 1] = (uint8_t)(rest >> 8);
+        found |= rest;
+    }
+    return found;
+}
+
+INLINE int
+i16_padding(const Pass *pass, const int16_t *restrict run, Py_ssize_t count,
+            uint8_t *restrict packed)
+{
+    return u16_padding(pass, (const uint16_t *)run, count, packed);
+}
+#else
+PADDING(u16, uint16_t, uint16_t)
+PADDING(i16, int16_t, uint16_t)
+#endif
 
 /* Stored values, whose upper bits may be anything, to integers of the unsigned type T: the final
  * values fit, so wrapped ones in between do no harm. */
@@ -126,28 +206,12 @@ STORED(i32, int32_t, uint32_t, SWAP32)
         return beyond;                                                                             \
     }
 
-/* One bit per value, from `first` on, of bytes that are 0 or 1, zeros up to a multiple of 16. */
+/* Put the bits of so many values in their place, from value `first` on. */
 INLINE void
-pack(const uint8_t *restrict is, Py_ssize_t count, uint8_t *restrict bits, Py_ssize_t first)
+place(const uint8_t *restrict packed, Py_ssize_t count, uint8_t *restrict bits, Py_ssize_t first)
 {
     const int shift = (int)(first % 8);
     const Py_ssize_t bytes = BYTES_OF_BITS(count);
-    uint8_t packed[RUN / 8];
-#ifdef __SSE2__
-    /* Every x86-64 has this: the highest bits of 16 bytes. */
-    for (Py_ssize_t i = 0; i < bytes; i += 2) {
-        __m128i sixteen = _mm_loadu_si128((const __m128i *)(is + 8 * i));
-        int highest = _mm_movemask_epi8(_mm_slli_epi16(sixteen, 7));
-        packed[i] = (uint8_t)highest, packed[i + 1] = (uint8_t)(highest >> 8);
-    }
-#else
-    for (Py_ssize_t i = 0; i < bytes; i++) {
-        packed[i] = 0;
-        for (int n = 0; n < 8; n++) {
-            packed[i] |= (uint8_t)(is[8 * i + n] << n);
-        }
-    }
-#endif
     bits += first / 8;
     if (shift == 0) {
         memcpy(bits, packed, (size_t)bytes);
@@ -172,7 +236,7 @@ pack(const uint8_t *restrict is, Py_ssize_t count, uint8_t *restrict bits, Py_ss
         const int copies = pass->swaps || pass->left || pass->right ||                             \
                            (uintptr_t)samples % sizeof(S) != 0;                                    \
         S copy[RUN];                                                                               \
-        uint8_t is[RUN + 16];                                                                      \
+        uint8_t packed[RUN / 8 + 2];                                                               \
         for (Py_ssize_t start = 0; start < count; start += RUN) {                                  \
             Py_ssize_t length = count - start < RUN ? count - start : RUN;                         \
             const S *run = (const S *)(samples + start * (Py_ssize_t)sizeof(S));                   \
@@ -181,10 +245,9 @@ pack(const uint8_t *restrict is, Py_ssize_t count, uint8_t *restrict bits, Py_ss
                 NAME##_meant(pass, copy, length);                                                  \
                 run = copy;                                                                        \
             }                                                                                      \
-            if (pass->has_padding && NAME##_padding(pass, run, is, length)) {                      \
+            if (pass->has_padding && NAME##_padding(pass, run, length, packed)) {                  \
                 change->found |= CHANGE_FOUND;                                                     \
-                memset(is + length, 0, 16);                                                        \
-                pack(is, length, bits, first + start);                                             \
+                place(packed, length, bits, first + start);                                        \
             }                                                                                      \
             if (NAME##_to_##TO(pass, run, out + start * SIZE, length)) {                           \
                 change->found |= CHANGE_BEYOND;                                                    \
