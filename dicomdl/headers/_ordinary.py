@@ -20,6 +20,7 @@ import numpy.typing as npt
 from dicomdl._kernels import compiled_or
 from dicomdl.errors import HeaderError
 from dicomdl.headers._attribute_items import PHILIPS_ITEMS
+from dicomdl.headers._breast import may_lack_view
 from dicomdl.headers._elements import Wanted
 from dicomdl.headers._heads import RAW_STOPS
 from dicomdl.headers._pixel_data import pixel_layout
@@ -317,6 +318,7 @@ def _deciding(schema: Schema) -> list[int]:
         at.sequence_name,
         at.manufacturer,
         at.scanning_sequence,
+        at.view_position,
         at.ge_b_value,
         at.philips_gradient_direction_number,
         schema.wanted.size,
@@ -331,6 +333,8 @@ def _frame_bytes_of(schema: Schema, row: dict[int, bytes]) -> int:
     at = schema.at
     sop_class = as_text(row[at.sop_class_uid])
     if not is_uid(sop_class) or sop_class == NM_IMAGE or kind_of(sop_class):
+        return 0
+    if may_lack_view(sop_class, row[at.view_position]):
         return 0
     if _may_be_mosaic(row, schema) or _may_have_facts_apart(row, schema):
         return 0

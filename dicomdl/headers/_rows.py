@@ -50,6 +50,7 @@ class Numbers(NamedTuple):
     image_type: int
     sequence_name: int
     scanning_sequence: int
+    view_position: int
     rows: int
     columns: int
     number_of_frames: int

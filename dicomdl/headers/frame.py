@@ -164,6 +164,7 @@ class Frame(metaclass=Listed):
     image_laterality: str = _fact(
         0x00200062, "CS", "select", groups=(FRAME_ANATOMY,), group_tag=0x00209072
     )
+    # Of a breast also by View Code Sequence (see `_breast`).
     view_position: str = _fact(0x00185101, "CS", "select")
     patient_position: str = _fact(0x00185100, "CS", "select")
     presentation_intent_type: str = _fact(0x00080068, "CS", "select")

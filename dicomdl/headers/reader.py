@@ -20,6 +20,7 @@ from dicomdl.headers._attribute_items import (
     may_have_philips_item,
     plain_row,
 )
+from dicomdl.headers._breast import may_lack_view, with_view
 from dicomdl.headers._coding import BEHIND_PREFIX, PREAMBLE, first_element, syntax_of
 from dicomdl.headers._elements import Walked, media_storage_class, walk, walk_meta
 from dicomdl.headers._flags import flags_of_image, flags_of_start
@@ -286,6 +287,8 @@ class HeaderReader:
         if pixel_data is None or (not _has_size(row, schema) and may_lack_pixels(sop_class)):
             return _without_pixels(row, sop_class, schema)
         layout = _usable_layout(row, context)
+        if may_lack_view(sop_class, row[schema.at.view_position]):
+            row = with_view(row, context)
         if layout.frames > 1:
             require_frames(self.limits, layout.frames, self._size)
         located = places, _ = locate_frames(

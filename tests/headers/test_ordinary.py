@@ -211,6 +211,16 @@ def test_an_echo_planar_image_of_ge_gets_its_second_look(
     assert bool(compared(paths, monkeypatch)) is is_ordinary
 
 
+def test_an_image_of_a_breast_without_a_view_gets_its_second_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edit(dataset: Dataset, z: int) -> None:
+        dataset.ViewPosition = ("CC", "", "MLO")[z]
+
+    paths = phantoms.write_series(tmp_path, modality="MG", shape=(3, 5, 7), edit=edit)
+    assert compared(paths, monkeypatch) == [0, 2]
+
+
 def test_an_image_of_philips_gets_its_second_look_if_it_has_the_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from mutations import mutant, phantom_seeds, seeds
 from phantoms import element
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID
+from pydicom.uid import UID, BreastTomosynthesisImageStorage
 
 from dicomdl.errors import FileChanged, HeaderError, PixelError, UsageError
 from dicomdl.headers._elements import Wanted, walk
@@ -1371,6 +1371,44 @@ def test_the_side_of_a_tomosynthesis_is_in_its_frame_anatomy(
 
     frames = read_frames(phantoms.write_multiframe(tmp_path / "a.dcm", edit=edit))
     assert [frame.image_laterality for frame in frames] == list("LLLLLL" if is_shared else "LLLRRR")
+
+
+@pytest.mark.parametrize("syntax", phantoms.NATIVE_SYNTAXES)
+@pytest.mark.parametrize(
+    ("code", "given", "view"),
+    [
+        ("399162004", "", "CC"),
+        ("R-10226", None, "MLO"),
+        ("399368009", "CC", "CC"),
+        ("127457009", None, ""),
+        (None, "", ""),
+    ],
+)
+def test_the_view_of_a_breast_may_be_a_code_only(
+    code: str | None, given: str | None, view: str, syntax: str, tmp_path: Path
+) -> None:
+    def edit(dataset: Dataset, _: int) -> None:
+        if given is not None:
+            dataset.ViewPosition = given
+        if code is not None:
+            dataset.ViewCodeSequence = phantoms.item(
+                CodeValue=code,
+                CodingSchemeDesignator="SCT",
+                CodeMeaning="as in CID 4014",
+                ViewModifierCodeSequence=phantoms.item(CodeValue="399163009"),
+            )
+
+    (path,) = phantoms.write_series(
+        tmp_path, modality="MG", shape=(1, 4, 4), transfer_syntax=syntax, edit=edit
+    )
+    assert [frame.view_position for frame in read_frames(path)] == [view]
+
+    def edit_frames(dataset: Dataset, _: int) -> None:
+        dataset.SOPClassUID = BreastTomosynthesisImageStorage
+        edit(dataset, 0)
+
+    path = phantoms.write_multiframe(tmp_path / "b.dcm", transfer_syntax=syntax, edit=edit_frames)
+    assert [frame.view_position for frame in read_frames(path)] == 6 * [view]
 
 
 # --- files that HeaderReader opens ----------------------------------------------------------------
