@@ -47,7 +47,8 @@ def values_apart(columns: FrameColumns, stacks: Sequence[Ints]) -> dict[int, dic
     """Find the stacks of one grid in a Series whose values mean something else.
 
     Colour beside grey values at the same positions is no finding, and neither are several Rescale
-    Types there: these are maps of one volume.
+    Types, or a rescale beside none, there: these are maps of one volume, such as the phase of a
+    magnitude.
 
     Parameters
     ----------
@@ -101,7 +102,9 @@ def _kinds(facts: Facts) -> Mapping[str, _Kinds]:
             lambda codes: bool(codes.max() >= PALETTE),
         ),
         "rescale_slope": _Kinds(
-            np.where(colour, -1, slopes), lambda row: "stated" if slopes[row] else "blank"
+            np.where(colour, -1, slopes),
+            lambda row: "stated" if slopes[row] else "blank",
+            lambda _: True,
         ),
         "rescale_type": _Kinds(_rescale_types(facts), rescale_type, lambda _: True),
     }

@@ -66,6 +66,22 @@ def test_rescale_types_at_the_same_positions_are_maps_of_one_volume(tmp_path: Pa
     assert index.check().ok
 
 
+def test_a_magnitude_without_and_its_phase_with_a_rescale_need_nobody(tmp_path: Path) -> None:
+    """Phases are rescaled from -4096 to 4094 where magnitudes are as they were measured."""
+    for part, slope, intercept in (("M", None, None), ("P", 2, -4096)):
+        index = scan(
+            tmp_path,
+            lambda _, part=part: {"ImageType": ["ORIGINAL", "PRIMARY", part, "ND"]},
+            seed=slope or 0,
+            series_uid="1.2",
+            modality="MR",
+            slope=slope,
+            intercept=intercept,
+        )
+    assert len(index.stacks) == 2
+    assert index.check().ok
+
+
 def test_units_at_the_same_positions_need_a_person(tmp_path: Path) -> None:
     for number, kind in enumerate(("BQML", "GML")):
         index = scan(
