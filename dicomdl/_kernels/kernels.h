@@ -14,6 +14,10 @@
 #include <Python.h>
 
 #include <stdint.h>
+#ifndef _WIN32
+#include <sys/stat.h>
+#include <time.h>
+#endif
 
 /* How raw samples become modality values: steps of the pure twin. */
 typedef struct {
@@ -64,12 +68,30 @@ typedef struct {
 
 #define NO_FOLDER ((Folder){NULL, 0, -1})
 
+/* Return the paths in a tuple of bytes, which keeps them: NULL for one with a NUL, which no file has.
+ * The caller frees the list; NULL with an error set where there is no memory, or no tuple of bytes. */
+const char **paths_in(PyObject *tuple);
 /* Open a file by its path; -1 where the system does not. */
 int open_file(Folder *folder, const char *path, int flags);
 /* Look up a file, or a link, by its path; -1 where the system does not. */
-struct stat;
 int look_up_file(Folder *folder, const char *path, struct stat *status);
 void leave_folder(Folder *folder);
+
+/* Where the state of a file has its modification and change time. */
+#ifdef __APPLE__
+#define MODIFIED st_mtimespec
+#define CHANGED st_ctimespec
+#else
+#define MODIFIED st_mtim
+#define CHANGED st_ctim
+#endif
+
+/* Times after 2262 wrap around, as `stored_ns` of the package storage says. */
+static inline int64_t
+nanoseconds(struct timespec time)
+{
+    return (int64_t)((uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec);
+}
 #endif
 
 /* Each ends with an entry of zeros. */

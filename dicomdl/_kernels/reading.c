@@ -15,9 +15,7 @@ PyObject *fill_block(PyObject *module, PyObject *args);
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/types.h>
-#include <time.h>
 #include <unistd.h>
 
 #define UNKNOWN (-1)
@@ -32,14 +30,6 @@ PyObject *fill_block(PyObject *module, PyObject *args);
 #define MOST_THREADS 64
 /* A read that takes longer than this, and more than 2 ns per byte, did not come from memory. */
 #define PROMPT_NS 30000
-
-#ifdef __APPLE__
-#define MTIME st_mtimespec
-#define CTIME st_ctimespec
-#else
-#define MTIME st_mtim
-#define CTIME st_ctim
-#endif
 
 typedef struct {
     const char **paths;
@@ -58,13 +48,6 @@ typedef struct {
     Py_ssize_t advised; /* pieces before this one are asked for */
 } Block;
 
-/* Times after 2262 wrap around, as `stored_ns` of the package storage says. */
-static int64_t
-nanoseconds(struct timespec time)
-{
-    return (int64_t)((uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec);
-}
-
 static int
 is_as_scanned(const Block *block, Py_ssize_t piece, int descriptor, int was_kept)
 {
@@ -82,8 +65,8 @@ is_as_scanned(const Block *block, Py_ssize_t piece, int descriptor, int was_kept
         return 0;
     }
     return facts[1] == UNKNOWN ||
-           (status.st_size == facts[0] && nanoseconds(status.MTIME) == facts[1] &&
-            (facts[2] == UNKNOWN || nanoseconds(status.CTIME) == facts[2]));
+           (status.st_size == facts[0] && nanoseconds(status.MODIFIED) == facts[1] &&
+            (facts[2] == UNKNOWN || nanoseconds(status.CHANGED) == facts[2]));
 }
 
 /* Open the file of a piece, or look again at the open one; 0 where it is not as it was scanned. */

@@ -5,27 +5,10 @@
 
 #ifndef _WIN32
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-
-#ifdef __APPLE__
-#define MODIFIED st_mtimespec
-#define CHANGED st_ctimespec
-#else
-#define MODIFIED st_mtim
-#define CHANGED st_ctim
-#endif
 
 /* Numbers per file: size, modification and change time in ns, inode, device, and 1 for a file that
  * was looked up; six zeros for others. */
 #define NUMBERS 6
-
-/* Times after 2262 wrap around. */
-static uint64_t
-nanoseconds(struct timespec time)
-{
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
 
 static void
 look_up_each(const char *const *paths, size_t count, uint64_t *numbers)
@@ -36,8 +19,8 @@ look_up_each(const char *const *paths, size_t count, uint64_t *numbers)
         if (paths[place] && look_up_file(&folder, paths[place], &status) == 0
             && S_ISREG(status.st_mode)) {
             numbers[0] = (uint64_t)status.st_size;
-            numbers[1] = nanoseconds(status.MODIFIED);
-            numbers[2] = nanoseconds(status.CHANGED);
+            numbers[1] = (uint64_t)nanoseconds(status.MODIFIED);
+            numbers[2] = (uint64_t)nanoseconds(status.CHANGED);
             numbers[3] = (uint64_t)status.st_ino;
             numbers[4] = (uint64_t)status.st_dev;
             numbers[5] = 1;
@@ -50,26 +33,16 @@ look_up_each(const char *const *paths, size_t count, uint64_t *numbers)
 static PyObject *
 look_up_files(PyObject *Py_UNUSED(module), PyObject *paths)
 {
-    if (!PyTuple_Check(paths)) {
-        PyErr_SetString(PyExc_TypeError, "expected a tuple of paths");
+    const char **names = paths_in(paths);
+    if (!names) {
         return NULL;
     }
     size_t count = (size_t)PyTuple_Size(paths);
-    const char **names = calloc(count + 1, sizeof *names);
     uint64_t *numbers = calloc(count + 1, NUMBERS * sizeof *numbers);
     PyObject *result = NULL;
-    if (!names || !numbers) {
+    if (!numbers) {
         PyErr_NoMemory();
         goto end;
-    }
-    for (size_t place = 0; place < count; place++) {
-        char *name;
-        Py_ssize_t length;
-        if (PyBytes_AsStringAndSize(PyTuple_GetItem(paths, (Py_ssize_t)place), &name, &length)
-            < 0) {
-            goto end;
-        }
-        names[place] = memchr(name, 0, (size_t)length) ? NULL : name;
     }
     Py_BEGIN_ALLOW_THREADS
     look_up_each(names, count, numbers);

@@ -18,7 +18,6 @@
 
 #ifndef _WIN32
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -633,13 +632,6 @@ typedef struct {
     size_t rows;
 } Found;
 
-#ifdef __APPLE__
-#define MODIFIED(status) (status)->st_mtimespec
-#define CHANGED(status) (status)->st_ctimespec
-#else
-#define MODIFIED(status) (status)->st_mtim
-#define CHANGED(status) (status)->st_ctim
-#endif
 #ifdef O_PATH
 #define FOLDER_FLAGS (O_PATH | O_DIRECTORY | O_CLOEXEC)
 #else
@@ -647,25 +639,17 @@ typedef struct {
 #endif
 /* The longest path of a folder that is opened. */
 #define MOST_PATH 4096
-/* Seconds whose nanoseconds fit 64 bits. */
-#define MOST_SECONDS 9000000000LL
 
-static int
-state_of(const struct stat *status, const Row *row, int64_t *state)
+static void
+put_state(const struct stat *status, const Row *row, int64_t *state)
 {
-    int64_t modified = (int64_t)MODIFIED(status).tv_sec, changed = (int64_t)CHANGED(status).tv_sec;
-    if (modified < -MOST_SECONDS || modified > MOST_SECONDS || changed < -MOST_SECONDS
-        || changed > MOST_SECONDS) {
-        return 0;
-    }
     state[0] = (int64_t)status->st_size;
-    state[1] = modified * 1000000000 + MODIFIED(status).tv_nsec;
-    state[2] = changed * 1000000000 + CHANGED(status).tv_nsec;
+    state[1] = nanoseconds(status->MODIFIED);
+    state[2] = nanoseconds(status->CHANGED);
     state[3] = (int64_t)((uint64_t)status->st_ino & INT64_MAX);
     state[4] = (int64_t)row->pixels_at;
     state[5] = (int64_t)row->pixels_length;
     state[6] = row->is_encapsulated;
-    return 1;
 }
 
 static uint64_t
@@ -738,7 +722,8 @@ read_open(const Plan *plan, int descriptor, uint8_t *buffer, uint64_t *first, Ro
     if (row->is_encapsulated && locate_fragment(descriptor, size, row) != MINE) {
         return NOT_MINE;
     }
-    return state_of(&status, row, state) ? MINE : NOT_MINE;
+    put_state(&status, row, state);
+    return MINE;
 }
 
 void
@@ -761,6 +746,32 @@ open_folder(const char *path, size_t length)
     memcpy(name, path, length);
     name[length] = 0;
     return open(name, FOLDER_FLAGS);
+}
+
+const char **
+paths_in(PyObject *tuple)
+{
+    if (!PyTuple_Check(tuple)) {
+        PyErr_SetString(PyExc_TypeError, "expected a tuple of paths");
+        return NULL;
+    }
+    size_t count = (size_t)PyTuple_Size(tuple);
+    const char **paths = calloc(count + 1, sizeof *paths);
+    if (!paths) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (size_t place = 0; place < count; place++) {
+        char *path;
+        Py_ssize_t length;
+        if (PyBytes_AsStringAndSize(PyTuple_GetItem(tuple, (Py_ssize_t)place), &path, &length)
+            < 0) {
+            free(paths);
+            return NULL;
+        }
+        paths[place] = memchr(path, 0, (size_t)length) ? NULL : path;
+    }
+    return paths;
 }
 
 /* Return the name of a file in the folder that is open, or its whole path where none is. */
@@ -971,7 +982,10 @@ read_heads(PyObject *Py_UNUSED(module), PyObject *args)
     if (fill_plan(&plan, tags, creators, rules, syntax_slot) < 0) {
         goto end;
     }
-    names = calloc(count + 1, sizeof *names);
+    names = paths_in(paths);
+    if (!names) {
+        goto end;
+    }
     buffer = malloc(MOST_BYTES);
     row.fields = malloc(plan.slots * sizeof(Field));
     store.last = calloc(plan.slots, sizeof *store.last);
@@ -979,20 +993,10 @@ read_heads(PyObject *Py_UNUSED(module), PyObject *args)
     found.places = malloc((count + 1) * sizeof *found.places);
     found.states = malloc((count + 1) * STATE_NUMBERS * sizeof *found.states);
     found.codes = malloc((count + 1) * plan.slots * sizeof *found.codes);
-    if (!names || !buffer || !row.fields || !store.last || !store.counts || !found.places
+    if (!buffer || !row.fields || !store.last || !store.counts || !found.places
         || !found.states || !found.codes) {
         PyErr_NoMemory();
         goto end;
-    }
-    for (size_t place = 0; place < count; place++) {
-        char *name;
-        Py_ssize_t length;
-        if (PyBytes_AsStringAndSize(PyTuple_GetItem(paths, (Py_ssize_t)place), &name, &length)
-            < 0) {
-            goto end;
-        }
-        /* A name with a NUL is not mine. */
-        names[place] = memchr(name, 0, (size_t)length) ? NULL : name;
     }
     int done;
     Py_BEGIN_ALLOW_THREADS
