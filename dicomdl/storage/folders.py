@@ -253,8 +253,8 @@ def _walk_folder(
                     found.hidden_folders += 1
                 elif avoided is None or not _is_folder(entry, avoided):
                     folders.append(entry.path)
-            except OSError:
-                _add_failed(entry, found)
+            except OSError as error:
+                _add_failed(entry.path, error, found, is_link=entry.is_symlink())
         yield
         pending.extend(reversed(folders))
 
@@ -312,15 +312,16 @@ def _add_entry(entry: os.DirEntry[bytes], found: Walk, *, is_link: bool) -> None
     found.inodes.append(status.st_ino)
 
 
-def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
-    """Record an entry that the system cannot describe: a dangling link, or one without permission.
+def _add_failed(path: bytes, error: OSError, found: Walk, *, is_link: bool) -> None:
+    """Record what the system cannot describe: a dangling link, or a file without permission.
 
-    A file that has vanished since the listing is ignored.
+    A file that has vanished since the listing is ignored. One of which a server tells nothing for
+    now (EIO, ESTALE) has not.
     """
-    if entry.is_symlink():
+    if is_link:
         found.special_files += 1
-    elif os.path.lexists(entry.path) or not os.access(os.path.dirname(entry.path), os.X_OK):
-        found.unreadable.append(os.fsdecode(entry.path))
+    elif not isinstance(error, FileNotFoundError | NotADirectoryError):
+        found.unreadable.append(os.fsdecode(path))
 
 
 def _add_root_file(path: bytes, found: Walk) -> None:
@@ -394,9 +395,8 @@ def _look_up_one(found: Walk, row: int) -> bool:
     path = found.paths[row]
     try:
         status = os.stat(path)
-    except OSError:
-        if os.path.lexists(path):
-            found.unreadable.append(os.fsdecode(path))
+    except OSError as error:
+        _add_failed(path, error, found, is_link=os.path.islink(path))
         return False
     if not stat.S_ISREG(status.st_mode):
         found.special_files += 1

@@ -1,8 +1,10 @@
 """folders: a walk lists every file once, whether or not it looks the files up."""
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +124,22 @@ def test_a_file_that_is_gone_when_it_is_looked_at_is_left_out(
     names = [os.path.basename(path) for path in found.paths]
     assert b"2" not in names and len(names) == len(found.states) == len(found.keys) == 5
     assert not found.unreadable and found.special_files == 2
+
+
+@posix_only
+def test_a_file_of_which_its_server_tells_nothing_for_now_is_unreadable_and_not_gone(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, look = os.fsencode(tree / "b" / "2"), os.stat
+
+    def failing(name: Any, **options: Any) -> os.stat_result:
+        if name == path:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
+        return look(name, **options)
+
+    before_the_look(monkeypatch, (tree / "b" / "2").unlink)
+    monkeypatch.setattr(os, "stat", failing)
+    assert walk([os.fsencode(tree)]).unreadable == [os.fsdecode(path)]
 
 
 @posix_only
