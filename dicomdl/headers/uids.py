@@ -238,6 +238,8 @@ RT_DOSE: Final = _STORAGE + "481.2"
 STUDY_MANAGEMENT: Final = "1.2.840.10008.3.1.2.3.1"
 RT_STRUCTURE_SET: Final = _STORAGE + "481.3"
 CT_IMAGE: Final = _STORAGE + "2"
+# Angiography, fluoroscopy, and the retired class of two planes.
+XRAY_IMAGES: Final = frozenset(_STORAGE + each for each in ("12.1", "12.2", "12.3"))
 _SECONDARY_CAPTURE: Final = _STORAGE + "7"
 # Ultrasound, and hardcopies.
 _WITH_TEXT: Final = frozenset(

@@ -45,6 +45,7 @@ class ConversionFacts(NamedTuple):
     double_float_pixel_padding_value: float | None
     double_float_pixel_padding_range_limit: float | None
     photometric_interpretation: str
+    sop_class_uid: str
 
     @property
     def padding(self) -> Padding | None:

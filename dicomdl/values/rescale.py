@@ -13,6 +13,7 @@ import numpy as np
 
 from dicomdl.arrays import Values, ends_of
 from dicomdl.errors import DoesNotFit, IntensityError, UsageError
+from dicomdl.headers.uids import XRAY_IMAGES
 from dicomdl.values._floats import store_floats
 from dicomdl.values._lookup import blocks
 
@@ -23,6 +24,10 @@ MODALITY_DTYPES: Final = (np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.fl
 
 class RescaleFacts(Protocol):
     """The facts of a rescale, as a `Frame` and the columns of an index hold them."""
+
+    @property
+    def sop_class_uid(self) -> str:
+        """SOP Class UID (0008,0016)."""
 
     @property
     def rescale_slope(self) -> float | None:
@@ -186,12 +191,15 @@ class Rescale:
 def has_modality_lut(frame: RescaleFacts) -> bool:
     """Whether a Modality LUT Sequence (0028,3000) gives the modality values.
 
-    When a header has both, against the rule, the rescale applies.
+    When a header has both, against the rule, the rescale applies. The table of angiography and
+    fluoroscopy leads back to the intensity of X-rays: windows apply to stored values (PS3.3
+    C.8.7.1.1.2).
     """
     return (
         frame.modality_lut_sequence
         and frame.rescale_slope is None
         and frame.rescale_intercept is None
+        and frame.sop_class_uid not in XRAY_IMAGES
     )
 
 

@@ -225,6 +225,21 @@ def test_a_modality_lut_comes_before_the_voi_lut(tmp_path: Path):
     assert seen[[0, 4095]] == pytest.approx([4095 * 16 / 65535, 0])
 
 
+@pytest.mark.parametrize("sop_class", ["12.1", "12.2", "12.3"])
+def test_the_modality_lut_of_angiography_does_not_come_before_the_window(
+    tmp_path: Path, sop_class: str
+):
+    # C.8.7.1.1.2: it leads back to the intensity of X-rays.
+    back = lut((np.arange(4096) ** 2) // 256, 16)
+    back.ModalityLUTType = "US"
+    facts = {"SOPClassUID": f"1.2.840.10008.5.1.4.1.1.{sop_class}", "Modality": "XA"}
+    facts |= {"PixelIntensityRelationship": "LOG", "ModalityLUTSequence": [back]}
+    seen = view(tmp_path, picture(WindowCenter=2048, WindowWidth=4096, **facts)).ravel()
+    assert seen[[0, 1024, 4095]] == pytest.approx([0, 1024 / 4095, 1])
+    (stack,) = dicomdl.open_index(tmp_path / "index").stacks
+    assert np.array_equal(dicomdl.read_volume(stack, irregular="accept").array[0], RAMP)
+
+
 @pytest.mark.parametrize("range_", [(100, None), (100, 0), (0, 100)])
 def test_padding_has_no_part_in_percentiles_and_is_black(
     tmp_path: Path, range_: tuple[int, int | None]

@@ -20,7 +20,7 @@ from dicomdl.storage.sources import Source, as_stream, opened
 from dicomdl.version import __version__
 
 # Part of every key. Raise it when the same files and options result in other values.
-VALUES_VERSION: Final = 2
+VALUES_VERSION: Final = 3
 
 
 class KeyFile(NamedTuple):
