@@ -7,6 +7,7 @@ here.
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -176,8 +177,8 @@ def open_csv(path: str, title: str, keys: Sequence[str]) -> CsvFile:
     path, title
         The path, and the name for messages.
     keys
-        Names that are columns of the table. The delimiter is that which makes columns of them;
-        comma, semicolon and tab are tried.
+        Names that are columns of the table, in Unicode's composed form, NFC. The delimiter is that
+        which makes columns of them; comma, semicolon and tab are tried.
 
     Raises
     ------
@@ -199,7 +200,7 @@ def open_csv(path: str, title: str, keys: Sequence[str]) -> CsvFile:
     text = head.decode(encoding, "replace").removeprefix("\ufeff")
     header = _header(text, title, is_complete=size <= _HEAD_BYTES)
     names, delimiter = _names(header, title, keys)
-    return CsvFile(path, title, encoding, delimiter, names, tuple(keys))
+    return CsvFile(path, title, encoding, delimiter, names, tuple(_among(names, keys)))
 
 
 def _header(text: str, title: str, *, is_complete: bool) -> str:
@@ -232,8 +233,13 @@ def _names(header: str, title: str, keys: Sequence[str]) -> tuple[tuple[str, ...
         }
     except csv.Error as error:
         raise UsageError(f"{title}, line 1: the header cannot be read: {error}", line=1) from None
-    best = max(choices, key=lambda delimiter: len(set(keys) & set(choices[delimiter])))
+    best = max(choices, key=lambda delimiter: len(_among(choices[delimiter], keys)))
     return choices[best], best
+
+
+def _among(names: Sequence[str], keys: Sequence[str]) -> set[str]:
+    """Return the names that are keys, whatever the Unicode form of their letters."""
+    return {name for name in names if unicodedata.normalize("NFC", name) in keys}
 
 
 def _require_few(header: str, title: str) -> None:

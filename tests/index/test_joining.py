@@ -406,12 +406,14 @@ def test_keys_match_whatever_the_form_of_their_letters(folder: Path, held: str, 
     assert value(found, "Roe", "y") == 2
 
 
+@pytest.mark.parametrize("delimiter", [",", ";"])
 @pytest.mark.parametrize("held", [COMPOSED, DECOMPOSED])
 @pytest.mark.parametrize("given", [COMPOSED, DECOMPOSED])
 def test_columns_are_found_whatever_the_form_of_their_letters(
-    index: Index, folder: Path, held: str, given: str
+    index: Index, folder: Path, held: str, given: str, delimiter: str
 ) -> None:
-    (folder / "t.csv").write_text(f"{held}-key,{held}\n01,a\n02,b\n03,c\n", "utf-8")
+    rows = [(f"{held}-key", held), ("01", "a"), ("02", "b"), ("03", "c")]
+    (folder / "t.csv").write_text("".join(f"{delimiter.join(row)}\n" for row in rows), "utf-8")
     found = index.join(folder / "t.csv", on={"PatientID": f"{given}-key"}, label=given)
     assert value(found, "s2", COMPOSED) == "b"
     for name in (held, given, COMPOSED):
