@@ -212,7 +212,7 @@ class ShardDataset(SampleDataset):
             if place.xxh3 not in ("", sum_of([head[: image.offset - start], *others], blocks)):
                 raise PixelError(
                     f"the shard {place.shard!r} is damaged: the sample {place.key} has another "
-                    "checksum; copy the shard again, or delete it and export again"
+                    "checksum; copy the shard again, or export again"
                 )
             told = json.loads(bytes(member("json")))
             if told["key"] != place.key:
@@ -229,7 +229,7 @@ class ShardDataset(SampleDataset):
                 raise
             raise PixelError(
                 f"the shard {place.shard!r} is not the one of the manifest, or is damaged: "
-                f"{error}; copy it again, or delete it and export again"
+                f"{error}; copy it again, or export again"
             ) from error
 
     @contextlib.contextmanager

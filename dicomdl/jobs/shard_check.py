@@ -4,7 +4,6 @@ It finds what a read does not: a byte between the members, where the package web
 its place, and a shard that is absent.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +14,7 @@ from dicomdl.jobs._progress import progress_bar
 from dicomdl.storage import publishing as storage
 
 _MOST_LISTED: Final = 10
-_CURE: Final = "copy it again, or delete it and export again"
+_CURE: Final = "copy it again, or export again"
 
 
 def is_of_shards(folder: str) -> bool:
@@ -92,12 +91,10 @@ def check_shards(folder: str, *, progress: bool = True) -> ShardCheck:
 def _fault(path: str, expected: dict[str, Any]) -> str:
     """Return what is wrong with a shard; "" for one that is as it was written."""
     try:
-        with storage.open_regular(path) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            if size != expected["bytes"]:
-                return f"it has {size} bytes, expected {expected['bytes']}"
-            found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        size = os.path.getsize(path)
+        if size != expected["bytes"]:
+            return f"it has {size} bytes, expected {expected['bytes']}"
+        found = storage.blake2b_of(path)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     return "" if found == expected["blake2b"] else "it has another checksum"

@@ -406,6 +406,12 @@ def digest_of(path: str) -> str:
     return whole.hexdigest()
 
 
+def blake2b_of(path: str) -> str:
+    """Return the BLAKE2b digest, of 128 bits, of a file, which records of exports have."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def _sync(path: str) -> None:
     """Flush a file to the disk; Windows does that only for files that are open for writing."""
     descriptor = os.open(path, os.O_RDWR)

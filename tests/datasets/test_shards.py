@@ -185,7 +185,7 @@ def test_a_byte_of_a_sample_that_changed_is_found_when_it_is_read(
             damaged[at] ^= 1 << chance.randrange(8)
             path.write_bytes(damaged)
             row = number // (len(members_in(path)) // COUNT)
-            with pytest.raises(PixelError, match=r"000000.tar' is .*damaged: .*delete"):
+            with pytest.raises(PixelError, match=r"000000.tar' is .*damaged: .*export again"):
                 read[row]
             assert_equal(read[row - 1], expected[row - 1])
     path.write_bytes(data)

@@ -150,6 +150,25 @@ def test_an_interrupted_export_continues_where_it_was(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("to", "pattern"), [("webdataset", "*.tar"), ("datalist", "**/*.nii.gz")])
+def test_export_again_is_the_cure_of_a_damaged_file(
+    index: dicomdl.Index, tmp_path: Path, to: Any, pattern: str
+) -> None:
+    options: dict[str, Any] = {"shard_bytes": 2**20, "size": (16, 96, 96), "progress": False}
+    options["dtype"] = "float32"
+    export(index, to, tmp_path, **options)
+    before = content_of(tmp_path)
+    files = sorted(tmp_path.glob(pattern))
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[:-600] + bytes([whole[-600] ^ 1]) + whole[-599:])
+    files[2].unlink()
+    times = {path: path.stat().st_mtime_ns for path in files if path.exists()}
+    export(index, to, tmp_path, **options)
+    assert content_of(tmp_path) == before
+    assert [path for path in times if path.stat().st_mtime_ns != times[path]] == [files[1]]
+
+
+@pytest.mark.slow
 def test_killed_exports_lose_nothing_and_end_with_the_same_bytes(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:

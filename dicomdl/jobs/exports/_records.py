@@ -166,7 +166,7 @@ class Records:
         self._made = set[str]()
 
     def find(self, name: str, cases: Sequence[Case] | None = None) -> list[Entry] | None:
-        """Return the entries of a unit if it is complete.
+        """Return the entries of a unit if it is complete, and its files are as they were written.
 
         With `cases`, it must be made of the first of these, as they are now.
         """
@@ -181,8 +181,7 @@ class Records:
             files = {path: held for entry in entries for path, held in entry["files"].items()}
         except (KeyError, TypeError, AttributeError):
             return None
-        is_there = all(size_of(os.path.join(self.folder, p)) == files[p]["bytes"] for p in files)
-        return entries if is_there else None
+        return entries if all(self._is_there(path, files[path]) for path in files) else None
 
     def put(self, name: str, cases: Sequence[Case], entries: Sequence[Entry]) -> None:
         """Record a complete unit."""
@@ -224,6 +223,15 @@ class Records:
             found = look_up(Source(path_of(stack, os.fspath(source))))
             return [found.size, found.mtime_ns]
         return []
+
+    def _is_there(self, path: str, written: dict[str, Any]) -> bool:
+        """Whether a file has the size and the hash of what was written."""
+        whole = os.path.join(self.folder, path)
+        try:
+            is_same: bool = size_of(whole) == written["bytes"]
+            return is_same and storage.blake2b_of(whole) == str(written["blake2b"])
+        except OSError:
+            return False
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, RECORDS, name[:_PREFIX], f"{name}.json")

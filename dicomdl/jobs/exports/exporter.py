@@ -7,7 +7,6 @@ the division into parts alone.
 """
 
 import abc
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -222,12 +221,8 @@ def reason_of(error: BaseException) -> str:
 
 def state_of_file(path: str) -> dict[str, Any]:
     """Return the size and the hash of a file."""
-    return {"bytes": size_of(path), **hash_of(storage.read_whole(path))}
-
-
-def hash_of(data: bytes) -> dict[str, str]:
-    """Return the hash of bytes as an entry of a file."""
-    return {"blake2b": hashlib.blake2b(data, digest_size=16).hexdigest()}
+    with storage.explained(f"{path!r} cannot be read"):
+        return {"bytes": size_of(path), "blake2b": storage.blake2b_of(path)}
 
 
 def make_parents(folder: str, path: str) -> str:
