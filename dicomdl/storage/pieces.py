@@ -159,7 +159,10 @@ def pure_fill_block(
 
 
 def _in_threads(work: Callable[[int], None], count: int) -> None:
-    """Call work(number) for all numbers below `count`, the last one in this thread."""
+    """Call work(number) for all numbers below `count`, the last one in this thread.
+
+    Where the system lacks a thread, this one does its work.
+    """
     errors: dict[int, BaseException] = {}
 
     def tried(number: int) -> None:
@@ -169,9 +172,15 @@ def _in_threads(work: Callable[[int], None], count: int) -> None:
             errors[number] = error
 
     # Futures of a pool would take as long as 5 slices.
-    threads = [threading.Thread(target=tried, args=(number,)) for number in range(count - 1)]
-    for thread in threads:
-        thread.start()
+    threads = list[threading.Thread]()
+    for number in range(count - 1):
+        thread = threading.Thread(target=tried, args=(number,))
+        try:
+            thread.start()
+        except RuntimeError:
+            tried(number)
+        else:
+            threads.append(thread)
     tried(count - 1)
     for thread in threads:
         thread.join()

@@ -319,6 +319,25 @@ def test_files_of_a_slow_file_system_are_read_by_their_handles(
         _slow._verdict_on.cache_clear()
 
 
+def test_a_thread_that_the_system_lacks_is_done_without(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        asked.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    asked: list[threading.Thread] = []
+    content, paths = written(folder)
+    places = of(paths)._places
+    assert places is not None
+    monkeypatch.setattr(threading.Thread, "start", start)
+    out = np.zeros(content.shape, content.dtype)
+    parts = out.reshape(FILES, -1).view(np.uint8)
+    assert pieces.pure_fill_block(places, 0, WHOLE, parts, None, None, (), 3) == (FILES, 0)
+    assert np.array_equal(out, content)
+    assert len(asked) == 2
+
+
 def test_threads_read_the_same_pieces_at_once(loop: Any, folder: Path) -> None:
     content, paths = written(folder)
     made, kept, wrong = of(paths), KeptFiles(), []
