@@ -132,8 +132,7 @@ def _fractions(given: Any) -> tuple[float, ...]:
         raise UsageError(
             f"fractions are numbers such as (0.8, 0.1, 0.1), found {given!r}; k=5 gives folds"
         ) from None
-    total = math.fsum(fractions)
-    if not fractions or not min(fractions) >= 0 or not 0 < total <= 1 + 1e-9:
+    if not (fractions and min(fractions) >= 0 and 0 < math.fsum(fractions) <= 1 + 1e-9):
         raise UsageError(
             "fractions are parts of 1, one at least above 0 and together at most 1, found "
             f"{given!r}",

@@ -1,6 +1,7 @@
 """splits: groups that stay together, strata, what is told, kept splits, and files for others."""
 
 import json
+import math
 import pickle  # our own bytes, made a line before
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -152,6 +153,7 @@ def test_the_report_shows_no_identity_and_no_date(twenty: Index, column: str) ->
         ({"fractions": (0.9, 0.2)}, "together at most 1"),
         ({"fractions": (0.0,)}, "one at least above 0"),
         ({"fractions": "0"}, "one at least above 0"),
+        ({"fractions": (math.inf, -math.inf)}, "one at least above 0"),
         ({"fractions": (0.5, 0.5), "stratify": 3}, "a column or a list of columns, not int"),
         ({"fractions": (0.5, 0.5), "by": ["patient"]}, "patient, study, series"),
         ({"k": 2, "by": "slice"}, "patient, study, series"),
