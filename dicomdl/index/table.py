@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dicomdl.arrays import ends_of
 from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
 from dicomdl.index._arrow_arrays import array_of, of_numbers
@@ -587,22 +588,32 @@ def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.N
         ]
         return _per_row(array, inside)
     result = np.ones(len(array), dtype=np.bool_)
-    for bound, compare in ((low, pc.greater_equal), (high, pc.less_equal)):
+    for bound, is_low in ((low, True), (high, False)):
         if bound is not None:
-            result &= flags_of(compare(array, pa.scalar(_within_64_bits(bound))))
+            result &= _beside(array, bound, is_low=is_low)
     return result
+
+
+def _beside(array: pa.Array, bound: Any, *, is_low: bool) -> npt.NDArray[np.bool_]:
+    """Return (n,) flags: values of at least, or at most, a bound; False for absent values."""
+    kind = array.type
+    if pa.types.is_integer(kind):
+        # Arrow compares integers with fractions only where float64 holds each of them.
+        lowest, highest = ends_of(np.dtype(kind.to_pandas_dtype()))
+        if not lowest <= bound <= highest:
+            return flags_of(array.is_valid()) & np.bool_((bound < lowest) == is_low)
+        bound = pa.scalar(math.ceil(bound) if is_low else math.floor(bound), kind)
+    elif isinstance(bound, int) and pa.types.is_floating(kind):
+        try:
+            bound = float(bound)
+        except OverflowError:
+            bound = math.inf if bound > 0 else -math.inf
+    return flags_of((pc.greater_equal if is_low else pc.less_equal)(array, bound))
 
 
 def _plain(value: Any) -> Any:
     """Return a value of NumPy as one of Python."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _within_64_bits(bound: Any) -> Any:
-    """Return a bound that Arrow compares; beyond 64 bits, infinity is beyond all values, too."""
-    if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
-        return math.copysign(math.inf, bound >= 0 or -1)
-    return bound
 
 
 def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool) -> pa.Array:
@@ -622,8 +633,7 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
         fits = isinstance(choice, bool) if pa.types.is_boolean(kind) else is_number
         if table.is_text(name) or pa.types.is_large_binary(kind):
             fits = isinstance(choice, str if table.is_text(name) else bytes)
-        # Equality only: Arrow would truncate a fraction to an integer. Bounds are compared in
-        # Python or as floats.
+        # Equality only: Arrow would truncate a fraction to an integer. Bounds are rounded.
         lossless = (
             not (exact and pa.types.is_integer(kind))
             or not is_number

@@ -1,5 +1,6 @@
 """conditions: what `select` takes, and tables that come back."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,30 @@ def test_bounds_beyond_64_bits_and_values_of_numpy_are_compared(index: Index) ->
     assert slices(index.select(slices=np.array(4), modality="CT")) == [4]
     assert slices(index.select(slices=[np.int64(4), np.True_], modality="CT")) == [4]
     assert [stack.slices for stack in index.of_stacks(np.array(0)).stacks] == [3]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "numbers"),
+    [
+        ({"min_number": 2**60 + 1}, [2**60 + 1]),
+        ({"max_number": 2**60}, [-5, 7]),
+        ({"min_number": 6.5}, [7, 2**60 + 1]),
+        ({"max_number": 6.5}, [-5]),
+        ({"min_number": 7.0, "max_number": math.inf}, [7, 2**60 + 1]),
+        ({"max_number": -math.inf}, []),
+        ({"min_number": 2**63}, []),
+        ({"max_number": 2**63}, [-5, 7, 2**60 + 1]),
+        ({"min_number": True}, [7, 2**60 + 1]),
+    ],
+    ids=str,
+)
+def test_bounds_of_numbers_that_floats_do_not_hold_are_compared(
+    index: Index, conditions: dict[str, Any], numbers: list[int]
+) -> None:
+    table = {"patient": ["P1", "P2", "P3"], "number": [-5, 7, 2**60 + 1]}
+    joined = index.join(table, on={"PatientID": "patient"}, on_unmatched="keep")
+    found = joined.select(**conditions)
+    assert sorted({found.value(row, "number") for row in range(len(found))}) == numbers
 
 
 @pytest.mark.parametrize("given", [1.0, None, "0", [0], slice("a", None), slice(0, 1, 0)], ids=str)
