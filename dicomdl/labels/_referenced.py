@@ -1,12 +1,14 @@
-"""Frames of a SEG that have no place in the patient, on the images that they refer to.
+"""Frames of a SEG on the images that they refer to, where their place does not tell the slice.
 
 A SEG of radiographs, ultrasound or photographs has no frame of reference. Each pixel of its frames
 is that of a source image, which has as many rows and columns (PS3.3 A.51.5.1). Tiles of a slide
-have a frame of reference, and need not be those of the image.
+have a frame of reference, and need not be those of the image. A SEG of several time points has
+frames of one segment at one place, each for its own images.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from dicomdl.headers.frame_references import FrameReference, frame_references
 from dicomdl.index.views import Stack
 from dicomdl.labels._planes import Planes
 from dicomdl.labels._seg_frames import SegFrames, require_equal_counts
+
+# Positions are equal up to a thousandth of a mm.
+_PER_MM: Final = 1000
 
 
 def on_references(frames: SegFrames, stack: Stack) -> tuple[SegFrames, Planes]:
@@ -39,8 +44,7 @@ def on_references(frames: SegFrames, stack: Stack) -> tuple[SegFrames, Planes]:
             found=frames.size,
         )
     numbers, slices = _slices_of(_references_of(frames), stack)
-    segments = frames.segments[numbers]
-    placed = np.stack([segments, slices], axis=1)[slices >= 0]
+    placed = np.stack([frames.segments[numbers], slices], axis=1)[slices >= 0]
     if not len(placed):
         raise AnnotationError(
             f"none of {len(frames)} frames of the SEG, which have no position, refers to an image "
@@ -53,20 +57,44 @@ def on_references(frames: SegFrames, stack: Stack) -> tuple[SegFrames, Planes]:
             "Referenced Frame Number (0008,1160) is absent or repeated, so they cannot be told "
             "apart"
         )
-    source_of, first_bits = frames.source_of, frames.first_bits
     steps = np.ones((len(numbers), 1))
     pixels = dataclasses.replace(
-        frames,
-        source_of=lambda number: source_of(int(numbers[number])),
+        frames.taken(numbers),
         # The slice below the first is beyond the stack.
         origins=np.where(slices < 0, -2, slices)[:, None] * np.array([0.0, 0, 1]),
         down=steps * [0.0, 1, 0],
         right=steps * [1.0, 0, 0],
-        segments=segments,
-        first_bits=None if first_bits is None else first_bits[numbers],
     )
     origins = np.arange(stack.slices)[:, None] * np.array([0.0, 0, 1])
     return pixels, Planes.at(origins, np.array([0.0, 1, 0]), np.array([1.0, 0, 0]), 1.0)
+
+
+def of_stack(frames: SegFrames, stack: Stack, *, is_shared: bool) -> tuple[SegFrames, int]:
+    """Return the frames for a stack, and how many of them share their segment and place.
+
+    Where a SEG has frames for the images of a stack, those for others, such as other time points,
+    are left out. `is_shared` says whether it refers to images of several stacks; several frames of
+    a segment at one place tell that, too.
+    """
+    places = np.column_stack([frames.segments, np.rint(frames.origins * _PER_MM)])
+    _, which, counts = np.unique(places, axis=0, return_inverse=True, return_counts=True)
+    if counts.max() == 1 and not is_shared:
+        return frames, 0
+    images = _images_of(frames)
+    numbers, slices = _slices_of(images, stack)
+    is_of_stack = np.zeros(len(frames), np.bool_)
+    is_of_stack[numbers[slices >= 0]] = True
+    names_others = np.array([bool(each) for each in images]) & ~is_of_stack
+    taken = np.flatnonzero(~names_others) if is_of_stack.any() else np.arange(len(frames))
+    shared = np.bincount(which.reshape(-1)[taken])
+    return frames.taken(taken), int(shared[shared > 1].sum())
+
+
+def _images_of(frames: SegFrames) -> list[tuple[FrameReference, ...]]:
+    """Return the source images of each frame; none where frames have no groups of their own."""
+    files = dict.fromkeys(frames.source_of(number).file for number in range(len(frames)))
+    found = [images for file in files for images in frame_references(file).images]
+    return found if len(found) == len(frames) else [()] * len(frames)
 
 
 def _references_of(frames: SegFrames) -> list[tuple[FrameReference, ...]]:

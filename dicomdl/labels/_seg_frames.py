@@ -1,6 +1,7 @@
 """The frames of one segmentation as arrays: where they lie in space, and in the file."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
@@ -74,6 +75,19 @@ class SegFrames:
     def has_places(self) -> bool:
         """Whether frames have places in the patient, and not on their source images only."""
         return not np.isnan(self.origins).all()
+
+    def taken(self, numbers: Ints) -> "SegFrames":
+        """Return the frames with some numbers, in their order; a number may occur repeatedly."""
+        source_of, first_bits = self.source_of, self.first_bits
+        return dataclasses.replace(
+            self,
+            source_of=lambda number: source_of(int(numbers[number])),
+            origins=self.origins[numbers],
+            down=self.down[numbers],
+            right=self.right[numbers],
+            segments=self.segments[numbers],
+            first_bits=None if first_bits is None else first_bits[numbers],
+        )
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -24,7 +24,7 @@ from dicomdl.labels._coverage import Referred
 from dicomdl.labels._fractions import NO_FRACTIONS, Fractions
 from dicomdl.labels._plain_parts import LabelledValues, bit_parts, byte_parts
 from dicomdl.labels._planes import Planes
-from dicomdl.labels._referenced import on_references
+from dicomdl.labels._referenced import of_stack, on_references
 from dicomdl.labels._sampling import Sampler
 from dicomdl.labels._seg_frames import FrameRows, RowReader, SegFrames
 from dicomdl.labels.reader import LabelValues, Piece, smallest_dtype
@@ -36,11 +36,15 @@ _Block: TypeAlias = tuple[Voxel, Voxel]
 
 
 class SegObject(NamedTuple):
-    """A SEG: its facts, its frames, and the slices that it refers to."""
+    """A SEG: its facts, its frames, and the slices that it refers to.
+
+    `is_shared` says whether it refers to images of other stacks, too.
+    """
 
     facts: AnnotationFacts
     frames: SegFrames
     referred: Referred
+    is_shared: bool = False
 
 
 class SegReader:
@@ -77,10 +81,12 @@ class SegReader:
         fractions: Fractions = NO_FRACTIONS,
         align: Align = "nearest",
     ) -> None:
-        annotation, frames, self._referred = seg
+        annotation, frames, self._referred = seg.facts, seg.frames, seg.referred
         _require_same_reference(stack, annotation)
+        self._united = 0
         if frames.has_places:
             self._planes = Planes.of(stack)
+            frames, self._united = of_stack(frames, stack, is_shared=seg.is_shared)
         else:
             frames, self._planes = on_references(frames, stack)
         self._type = annotation.segmentation_type
@@ -124,6 +130,11 @@ class SegReader:
         beyond = int((~inside).sum())
         if beyond:
             yield f"{beyond} of {counted(len(inside), 'frames')} lie beyond the stack"
+        if self._united:
+            yield (
+                f"{counted(self._united, 'frames')} share their segment and their place with "
+                "others, and were combined"
+            )
         if self._type != "LABELMAP":
             found = np.unique(self._frames.segments[inside])
             empty = sum(not np.isin(choice.numbers, found).any() for choice in self._choices)

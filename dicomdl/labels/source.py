@@ -233,7 +233,8 @@ class LabelSource:
                 return self._mask(stack, path)
             facts, file = read_annotation(source_of(path)), source_of(path)
             referred = functools.partial(referred_by_file, stack, facts)
-            return self._of_facts(stack, facts, file, lambda: SegFrames.of_file(path), referred)
+            seg = functools.partial(_seg_of_file, stack, facts, path, referred)
+            return self._of_facts(stack, facts, file, seg, referred)
 
     def path(self, stack: Stack) -> str:
         """Return the path of the file of `stack`."""
@@ -251,27 +252,29 @@ class LabelSource:
     def of_annotation(self, stack: Stack, annotation: Annotation) -> LabelReader:
         """Return the reader of the labels of `annotation` on the grid of `stack`."""
         with _named(annotation.path):
-            return self._of_facts(
-                stack,
+            facts, referred = (
                 annotation.facts,
-                annotation.source,
-                lambda: SegFrames.of_index(stack, annotation),
                 functools.partial(referred_by_index, stack, annotation),
             )
+
+            def seg() -> SegObject:
+                frames = SegFrames.of_index(stack, annotation)
+                return SegObject(facts, frames, referred, len(annotation.stacks) > 1)
+
+            return self._of_facts(stack, facts, annotation.source, seg, referred)
 
     def _of_facts(
         self,
         stack: Stack,
         facts: AnnotationFacts,
         file: Source,
-        frames: Callable[[], SegFrames],
+        seg: Callable[[], SegObject],
         referred: Referred,
     ) -> LabelReader:
         wish = self._wish(facts.kind)
         if facts.kind == "SEG":
             choices = chosen(facts.segments, wish, "segments")
-            seg = SegObject(facts, frames(), referred)
-            reader = SegReader(stack, seg, choices, fractions=self._fractions, align=self.align)
+            reader = SegReader(stack, seg(), choices, fractions=self._fractions, align=self.align)
             reader.remarks = (*remarks_on(stack, facts), *reader.remarks)
             return reader
         if facts.kind == "RTSTRUCT":
@@ -309,6 +312,13 @@ class LabelSource:
             if value != each.default:
                 given.append(f"{each.name}={value!r}")
         return f"LabelSource({', '.join(given)})"
+
+
+def _seg_of_file(stack: Stack, facts: AnnotationFacts, path: str, referred: Referred) -> SegObject:
+    """Return the SEG of a file."""
+    named = {uid for each in facts.references for uid in each.sop_instance_uids}
+    is_shared = not named.issubset(map(str, stack.values("sop_instance_uid")))
+    return SegObject(facts, SegFrames.of_file(path), referred, is_shared)
 
 
 def only_annotation(stack: Stack, kind: str) -> Annotation:

@@ -26,6 +26,7 @@ from dicomdl.labels._choice import chosen
 from dicomdl.labels._coverage import referred_by_file
 from dicomdl.labels._fractions import Fractions
 from dicomdl.labels._seg_frames import SegFrames
+from dicomdl.labels.read import RemarkWarning
 from dicomdl.labels.reader import channel_block, label_block
 from dicomdl.labels.seg import SegObject, SegReader
 
@@ -209,6 +210,69 @@ def test_frames_without_a_position_lie_on_slices_with_one(
     found = dicomdl.read_labels(stack, path).array
     assert np.array_equal(found[3], part[1])
     assert not found[[0, 1, 2, 4]].any()
+
+
+def two_times(folder: Path) -> tuple[list[Path], list[Stack]]:
+    """Two time points of two slices each: their images, and their stacks."""
+
+    def edit(dataset: Any, z: int) -> None:
+        dataset.TemporalPositionIdentifier = 1 + z // 2
+
+    places = [position(z % 2) for z in range(4)]
+    images = write_series(folder, modality="MR", shape=(4, 9, 11), positions=places, edit=edit)
+    stacks = index_of(folder).select(content="image").stacks
+    return images, sorted(stacks, key=lambda each: each.dimension["temporal_position_identifier"])
+
+
+def referring(images: Sequence[Path]) -> Any:
+    """An edit that gives each frame its source image, and names all of them."""
+
+    def edit(dataset: Any, _: int) -> None:
+        references = []
+        for group, path in zip(dataset.PerFrameFunctionalGroupsSequence, images, strict=True):
+            source = dcmread(path, stop_before_pixels=True)
+            image = item(
+                ReferencedSOPClassUID=source.SOPClassUID,
+                ReferencedSOPInstanceUID=source.SOPInstanceUID,
+            )
+            group.DerivationImageSequence = item(SourceImageSequence=image)
+            references += image
+        dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
+
+    return edit
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 0, 2, 1), (1, 2)])
+@pytest.mark.filterwarnings("ignore:labels were read, but it describes 2 stacks")
+def test_frames_of_another_time_are_no_labels_of_a_stack(
+    folder: Path, kind: str, order: tuple[int, ...]
+) -> None:
+    images, _ = two_times(folder / "mr")
+    parts = labels_of()[:4] % 2
+    frames = [(1, position(n % 2), parts[n]) for n in order]
+    edit = referring([images[n] for n in order])
+    path = write_seg(folder / "mr" / "seg.dcm", images[0], frames, kind=kind, edit=edit)
+    index = index_of(folder / "mr")
+    there = np.where(np.isin(np.arange(4), order)[:, None, None], parts, 0)
+    found = index.select(content="image").stacks
+    for stack in found:
+        time = stack.dimension["temporal_position_identifier"] - 1
+        for source in ("SEG", path):
+            labels = dicomdl.read_labels(stack, source).array
+            assert np.array_equal(labels, there[2 * time : 2 * time + 2])
+    assert len(found) == 2
+
+
+def test_frames_at_one_place_that_nothing_tells_apart_are_combined_with_a_remark(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    parts = labels_of() % 2
+    frames = [(1, position(2), parts[0]), (1, position(2), parts[1]), (1, position(3), parts[2])]
+    path = write_seg(folder / "seg.dcm", image, frames)
+    with pytest.warns(RemarkWarning, match="2 frames share their segment and their place"):
+        found = dicomdl.read_labels(stack, path).array
+    assert np.array_equal(found[2], parts[0] | parts[1])
 
 
 def test_a_seg_that_no_place_and_no_image_has_says_so(
