@@ -25,6 +25,7 @@ from dicomdl.storage.publishing import (
     explained,
     files_by_use,
     remove_old,
+    removed_first,
     require_private,
 )
 
@@ -134,8 +135,10 @@ def _make_room(folder: str, length: int) -> None:
                 "elsewhere, or set DICOMDL_CACHE to a folder with more room",
                 free_bytes=usage.free,
             )
-        _, _, oldest = min(copies)
-        os.unlink(oldest)
+        _, _, oldest = min(copies, key=lambda copy: removed_first(copy[0]))
+        # Another process may remove it at the same time.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(oldest)
 
 
 def used_files(folder: str) -> list[tuple[float, int, str]]:

@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
@@ -30,6 +31,8 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 # The file in a temporary folder whose lock its writer holds.
 _WRITER: Final = "writer.lock"
 _BLOCK_BYTES: Final = 2**20
+# More than the clocks of machines differ.
+_AHEAD_S: Final = 86400.0
 _FLUSHED_AT_ONCE: Final = 8
 
 
@@ -511,6 +514,14 @@ def files_by_use(folder: str, name: re.Pattern[str]) -> list[tuple[float, int, s
                     status = item.stat(follow_symlinks=False)
                     found.append((status.st_mtime, status.st_size, item.path))
     return found
+
+
+def removed_first(used_s: float) -> tuple[bool, float]:
+    """Return the key by which files sort that are removed in the order of their last use.
+
+    A time far ahead of the clock was set by a clock that was wrong, and would outlast all others.
+    """
+    return used_s <= time.time() + _AHEAD_S, used_s
 
 
 def remove_old(folder: str, limit_s: float, now: float, *, pattern: str) -> None:

@@ -246,6 +246,24 @@ def test_copies_are_removed_where_the_disk_is_nearly_full(
     assert [path.suffix for path in (tmp_path / "cache" / "archives").iterdir()] == []
 
 
+def test_two_processes_may_remove_one_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = copies.copy_of(Source("/a.tar.gz", 1, 2, 3, 4), lambda: [b"a" * 100])
+    usage, listed = copies.shutil.disk_usage(tmp_path), copies.used_files
+
+    def free(_: str) -> object:
+        return usage._replace(total=1000, free=1000 * (not os.path.exists(first)))
+
+    def removed_meanwhile(folder: str) -> list[tuple[float, int, str]]:
+        found = listed(folder)
+        os.unlink(first)
+        return found
+
+    monkeypatch.setattr(copies.shutil, "disk_usage", free)
+    monkeypatch.setattr(copies, "used_files", removed_meanwhile)
+    second = copies.copy_of(Source("/b.tar.gz", 1, 2, 3, 4), lambda: [b"b" * 100])
+    assert Path(second).read_bytes() == b"b" * 100
+
+
 def test_the_command_cache_clear_removes_the_copies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from dicomdl.storage.cache._layout import Identity, blosc2_codec, file_pieces
 from dicomdl.storage.cache._stored import StoredEntry
 from dicomdl.storage.cache.entries import Arrays, Body, Lost
 from dicomdl.storage.cache.stats import checked_bytes
-from dicomdl.storage.publishing import cache_folder, make_folder, require_private
+from dicomdl.storage.publishing import cache_folder, make_folder, removed_first, require_private
 
 DiskFormat = Literal["raw", "blosc2"]
 DEFAULT_DISK_BYTES: Final = 50 * 2**30
@@ -268,7 +268,11 @@ class DiskCache(BaseCache):
         if size > self.max_bytes:
             return False
         self._make_room(size)
-        cachefolder.write_entry(self.folder, digest, pieces)
+        try:
+            cachefolder.write_entry(self.folder, digest, pieces)
+        except FileNotFoundError:
+            # Another process removed the folder, or cleared it during the write.
+            return False
         return True
 
     def _make_room(self, needed: int) -> None:
@@ -279,7 +283,8 @@ class DiskCache(BaseCache):
         if needed <= self._allowance:
             self._allowance -= needed
             return
-        used = sorted(cachefolder.used_files(self.folder))
+        used = cachefolder.used_files(self.folder)
+        used.sort(key=lambda file: removed_first(file.mtime))
         total = sum(file.size for file in used)
         if total + needed > self.max_bytes:
             target = self.max_bytes - needed - self.max_bytes // _SLACK

@@ -226,6 +226,21 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
     assert fresh.stats().evicted == 1
 
 
+def test_entries_of_a_clock_that_was_ahead_make_room_first(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    DiskCache(folder).get(key_of(0), Maker())
+    limit = int(5.4 * entry_file(folder, key_of(0)).stat().st_size)
+    made = DiskCache(folder, max_bytes=limit)
+    for number in range(5):
+        made.get(key_of(number), functools.partial(content, number))
+        os.utime(entry_file(folder, key_of(number)), (time.time() + 3e7,) * 2)
+    fresh = DiskCache(folder, max_bytes=limit)
+    for number in (5, 6, 7):
+        fresh.get(key_of(number), functools.partial(content, number))
+    for number in (5, 6, 7):
+        fresh.get(key_of(number), never)
+
+
 @posix_only
 def test_a_folder_stays_within_its_bytes_while_many_write_and_evicted_entries_stay_readable(
     tmp_path: Path,
@@ -375,4 +390,23 @@ def test_a_folder_that_is_removed_is_made_again(tmp_path: Path) -> None:
     made = DiskCache(tmp_path / "c")
     shutil.rmtree(tmp_path / "c")
     made.get(key_of(0), Maker())
+    assert_content(made.get(key_of(0), never), 0)
+
+
+@pytest.mark.parametrize("remove", [clear, shutil.rmtree])
+@pytest.mark.filterwarnings("error")
+def test_a_folder_that_is_cleared_during_a_write_costs_the_entry_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Any
+) -> None:
+    made, write = DiskCache(tmp_path / "c"), cachefolder.write_pieces
+
+    def removed_meanwhile(descriptor: int, pieces: Any) -> None:
+        write(descriptor, pieces)
+        remove(tmp_path / "c")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cachefolder, "write_pieces", removed_meanwhile)
+        assert_content(made.get(key_of(0), Maker()), 0)
+    assert (made.stats().stored, made.stats().failed) == (0, 0)
+    assert_content(made.get(key_of(0), Maker()), 0)
     assert_content(made.get(key_of(0), never), 0)
