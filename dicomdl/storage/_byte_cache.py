@@ -1,9 +1,11 @@
 """Byte cache: ranges of objects that were read once, in files of the user's cache folder.
 
 One file per object in one state, to which ranges are appended: a head with offset, length and
-XXH3 checksum, then the bytes. A range is verified at its first use in a process. After that, a read
-costs the system calls of a local file. A file that does not read as it should is removed, and the
-bytes are asked for again. The files used longest ago are removed beyond the limit.
+XXH3 checksum, then the bytes. The first range is empty, and its offset a random number by which a
+file differs from the one that was removed before it. A range is verified at its first use in a
+process. After that, a read costs the system calls of a local file. A file that does not read as it
+should is removed, and the bytes are asked for again. The files used longest ago are removed beyond
+the limit.
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import functools
 import hashlib
 import os
 import re
+import secrets
 import struct
 import threading
 from collections import OrderedDict
@@ -20,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import xxhash
 
 from dicomdl.errors import StorageError, UsageError
-from dicomdl.storage.publishing import cache_folder, files_by_use, require_private
+from dicomdl.storage.publishing import cache_folder, files_by_use, removed_first, require_private
 from dicomdl.storage.system import OPEN_FLAGS, read_at, read_into
 
 VARIABLE: Final = "DICOMDL_BYTE_CACHE"
@@ -58,9 +61,12 @@ class _Range(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """The ranges of one file, by its inode and size."""
+    """The ranges of one file, by its first head and its size.
 
-    identity: tuple[int, int]
+    Its inode would not do: a file system gives that of a removed file to the next one.
+    """
+
+    identity: tuple[bytes, int]
     ranges: list[_Range]
     verified: set[int] = field(default_factory=set)
 
@@ -129,14 +135,15 @@ class ByteCache:
     def add(self, digest: str, offset: int, data: Any) -> None:
         """Append a range of an object. A file system that refuses leaves the cache as it is."""
         view = memoryview(data)
-        head = _HEAD.pack(_MAGIC, offset, view.nbytes, xxhash.xxh3_64_intdigest(view))
-        head += _CHECKSUM.pack(xxhash.xxh3_64_intdigest(head))
+        head = _head(offset, view)
         self._sweep(len(head) + view.nbytes)
         try:
             descriptor = os.open(self._path(digest), _APPEND, 0o600)
         except OSError:
             return
         try:
+            if os.fstat(descriptor).st_size == 0:
+                head = _head(secrets.randbits(64), memoryview(b"")) + head
             # One call, so that ranges of several processes do not mix.
             whole = _write(descriptor, head, view) == len(head) + view.nbytes
         except OSError:
@@ -159,14 +166,14 @@ class ByteCache:
             os.unlink(self._path(digest))
 
     def _ranges(self, digest: str, descriptor: int) -> _Known:
-        status = os.fstat(descriptor)
-        identity = status.st_ino, status.st_size
+        size = os.fstat(descriptor).st_size
+        identity = read_at(descriptor, _HEAD_BYTES, 0), size
         with self._lock:
             known = self._known.get(digest)
         if known is not None and known.identity == identity:
             return known
         before = known.verified if known and known.identity[0] == identity[0] else set()
-        ranges, is_sound = _parsed(descriptor, status.st_size)
+        ranges, is_sound = _parsed(descriptor, size)
         if not is_sound:
             # Ranges behind a damaged head would be hidden for ever.
             self._remove(digest)
@@ -191,7 +198,7 @@ class ByteCache:
             self._unswept = 0
         files = used_files(self.folder)
         total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
+        for _, size, path in sorted(files, key=lambda file: removed_first(file[0])):
             if total <= self.limit_bytes - self.limit_bytes // 16:
                 break
             with contextlib.suppress(OSError):
@@ -228,6 +235,11 @@ def clear(folder: str) -> int:
             os.unlink(path)
             total += size
     return total
+
+
+def _head(offset: int, data: memoryview) -> bytes:
+    head = _HEAD.pack(_MAGIC, offset, data.nbytes, xxhash.xxh3_64_intdigest(data))
+    return head + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(head))
 
 
 def _write(descriptor: int, head: bytes, data: memoryview) -> int:

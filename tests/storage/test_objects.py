@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,6 +334,35 @@ def test_a_cache_keeps_to_its_limit(tmp_path: Path) -> None:
         cache.add(f"{number:040x}", 0, DATA[:5000])
     total = sum(size for _, size, _ in _byte_cache.used_files(str(tmp_path)))
     assert 50_000 < total <= 106_000
+
+
+def test_ranges_of_a_clock_that_was_ahead_are_removed_first(tmp_path: Path) -> None:
+    cache = ByteCache(str(tmp_path), 100_000)
+    for number in range(20):
+        cache.add(f"{number:040x}", 0, DATA[:5000])
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() + 3e7,) * 2)
+    for number in range(100, 104):
+        cache.add(f"{number:040x}", 0, DATA[:5000])
+    left = {path.name[:40] for path in tmp_path.iterdir()}
+    assert {f"{number:040x}" for number in range(100, 104)} < left
+
+
+def test_a_file_in_the_place_of_a_removed_one_is_looked_at_again(
+    cache: ByteCache, tmp_path: Path
+) -> None:
+    cache.add("0" * 40, 0, DATA[:1000])
+    cache.add("0" * 40, 1000, DATA[1000:2000])
+    buffer = bytearray(2000)
+    assert cache.read_into("0" * 40, memoryview(buffer), 0) is None
+    # As a file system that gives the inode of a removed file to the next one.
+    (file,) = tmp_path.iterdir()
+    os.truncate(file, 0)
+    other = ByteCache(str(tmp_path), 10**9)
+    other.add("0" * 40, 1000, DATA[1000:2000])
+    other.add("0" * 40, 0, DATA[:1000])
+    assert cache.read_into("0" * 40, memoryview(buffer), 0) is None
+    assert buffer == DATA[:2000]
 
 
 def test_a_full_file_system_leaves_the_cache_without_the_range(
