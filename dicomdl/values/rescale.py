@@ -13,7 +13,7 @@ import numpy as np
 
 from dicomdl.arrays import Values, ends_of
 from dicomdl.errors import DoesNotFit, IntensityError, UsageError
-from dicomdl.headers.uids import XRAY_IMAGES
+from dicomdl.headers.uids import RT_DOSE, XRAY_IMAGES
 from dicomdl.values._floats import store_floats
 from dicomdl.values._lookup import blocks
 
@@ -92,7 +92,8 @@ class Rescale:
         ------
         IntensityError
             The frame has a Modality LUT Sequence (0028,3000), which excludes a rescale (PS3.3
-            C.11.1) and is not linear, or a slope or intercept that cannot be used.
+            C.11.1) and is not linear, or a slope or intercept that cannot be used, or is an RTDOSE
+            without a scaling.
         """
         if frame.dose_grid_scaling is not None:
             if frame.dose_grid_scaling == 0 or not math.isfinite(frame.dose_grid_scaling):
@@ -100,6 +101,13 @@ class Rescale:
                 message += "; expected a finite number other than 0"
                 raise IntensityError(message, dose_grid_scaling=frame.dose_grid_scaling)
             return cls(frame.dose_grid_scaling, 0.0)
+        if frame.sop_class_uid == RT_DOSE and frame.rescale_slope is None:
+            # Type 1C: required with pixel data.
+            raise IntensityError(
+                "the doses have no DoseGridScaling (3004,000E), which makes Gy of stored values: "
+                "dicomdl.read_frame gives these",
+                dose_grid_scaling=None,
+            )
         if has_modality_lut(frame):
             raise IntensityError(
                 "the frame has a Modality LUT Sequence (0028,3000), which is no slope and intercept"

@@ -299,6 +299,13 @@ def test_a_modality_lut_is_not_taken_for_an_identity():
         Rescale.from_frame(frame_with(modality_lut_sequence=True))
 
 
+def test_doses_without_a_scaling_are_no_gray():
+    facts = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.481.2"}
+    with pytest.raises(IntensityError, match=r"no DoseGridScaling \(3004,000E\)"):
+        Rescale.from_frame(frame_with(**facts))
+    assert Rescale.from_frame(frame_with(rescale_slope=0.1, **facts)) == Rescale(0.1, 0)
+
+
 def test_a_dose_grid_scaling_of_zero_names_the_attribute():
     with pytest.raises(IntensityError, match=r"DoseGridScaling \(3004,000E\)"):
         Rescale.from_frame(frame_with(dose_grid_scaling=0.0))
