@@ -23,7 +23,13 @@ from typing import Any, Final, NamedTuple
 import xxhash
 
 from dicomdl.errors import StorageError, UsageError
-from dicomdl.storage.publishing import cache_folder, files_by_use, removed_first, require_private
+from dicomdl.storage.publishing import (
+    cache_folder,
+    files_by_use,
+    make_folder,
+    removed_first,
+    require_private,
+)
 from dicomdl.storage.system import OPEN_FLAGS, read_at, read_into
 
 VARIABLE: Final = "DICOMDL_BYTE_CACHE"
@@ -138,6 +144,8 @@ class ByteCache:
         head = _head(offset, view)
         self._sweep(len(head) + view.nbytes)
         try:
+            # The folder may have been removed since this process began.
+            make_folder(self.folder)
             descriptor = os.open(self._path(digest), _APPEND, 0o600)
         except OSError:
             return

@@ -365,6 +365,13 @@ def test_a_file_in_the_place_of_a_removed_one_is_looked_at_again(
     assert buffer == DATA[:2000]
 
 
+def test_a_folder_of_ranges_that_is_removed_is_made_again(cache: ByteCache, tmp_path: Path) -> None:
+    tmp_path.rmdir()
+    cache.add("0" * 40, 0, DATA[:1000])
+    assert cache.read_into("0" * 40, memoryview(bytearray(1000)), 0) is None
+    assert os.name != "posix" or tmp_path.stat().st_mode & 0o77 == 0
+
+
 def test_a_full_file_system_leaves_the_cache_without_the_range(
     cache: ByteCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
