@@ -46,7 +46,7 @@ def test_a_byte_that_changed_anywhere_in_a_shard_is_found(folder: Path, part: fl
     found = check_shards(str(folder), progress=False)
     assert not found.ok and found.shards == 2
     ((name, detail),) = found.damaged
-    assert name == SECOND and detail.startswith("it has another checksum: copy it again, or delete")
+    assert name == SECOND and detail.startswith("it has another checksum: copy it again, or export")
 
 
 def test_shards_that_are_cut_or_absent_are_found_and_exit_with_1(
@@ -62,12 +62,14 @@ def test_shards_that_are_cut_or_absent_are_found_and_exit_with_1(
     assert "2 damaged" in text and "bytes, expected" in text and "No such file" in text
 
 
-def test_a_shard_that_is_deleted_is_written_again_with_the_same_bytes(
-    folder: Path, tmp_path: Path
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_shard_that_is_damaged_or_deleted_is_written_again_with_the_same_bytes(
+    folder: Path, tmp_path: Path, is_there: bool
 ) -> None:
-    """As the errors say: an export keeps shards of the size that it wrote."""
     data = (folder / SECOND).read_bytes()
     (folder / SECOND).unlink()
+    if is_there:
+        (folder / SECOND).write_bytes(bytes(len(data)))
     export(tmp_path)
     assert (folder / SECOND).read_bytes() == data and check_shards(str(folder), progress=False).ok
 
