@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,9 @@ def test_the_command_says_what_samples_lost_once(
     index = index_of(tmp_path / "in")
     record(index.path, index.generation)
     given = ["export", index.path, "--to", "png", "-o", str(tmp_path / "out"), "-q"]
-    assert main([*given, "--intensity", "modality", "--picture", "png16"]) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ExportWarning)
+        assert main([*given, "--intensity", "modality", "--picture", "png16"]) == 0
     printed = capsys.readouterr()
     assert printed.out.count("were rounded to whole numbers") == 1
     assert printed.err == ""
