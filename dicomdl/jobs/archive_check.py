@@ -5,17 +5,16 @@ the disk is found by this check alone.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from dicomdl.errors import PixelError
 from dicomdl.index.files import file_sources
 from dicomdl.index.index import Index
 from dicomdl.index.text import counted
+from dicomdl.jobs._damage import damage_lines
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.storage.archives import verify_member
 from dicomdl.storage.locations import split
-
-_MOST_LISTED: Final = 10
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,7 @@ class ArchiveCheck:
             lines.append(
                 f"  {self.unstated:,} of them in tar archives, which state no checksum of contents"
             )
-        shown = self.damaged if everything else self.damaged[:_MOST_LISTED]
-        lines += [f"  {path}: {detail}" for path, detail in shown]
-        if len(shown) < len(self.damaged):
-            lines.append(f"  ... and {len(self.damaged) - len(shown):,} more: --all lists them")
-        return "\n".join(lines)
+        return "\n".join([*lines, *damage_lines(self.damaged, everything)])
 
 
 def check_archives(index: Index, *, progress: bool = True) -> ArchiveCheck:

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from dicomdl.index.shard_manifests import MANIFEST, ShardManifest
 from dicomdl.index.text import counted
+from dicomdl.jobs._damage import damage_lines
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.storage import publishing as storage
 
-_MOST_LISTED: Final = 10
 _CURE: Final = "copy it again, or export again"
 
 
@@ -51,12 +51,8 @@ class ShardCheck:
 
     def text(self, everything: bool = False) -> str:
         """Return the lines for people: the first damaged shards, or all."""
-        lines = [f"{counted(self.shards, 'shards')} were read: {len(self.damaged):,} damaged"]
-        shown = self.damaged if everything else self.damaged[:_MOST_LISTED]
-        lines += [f"  {name}: {detail}" for name, detail in shown]
-        if len(shown) < len(self.damaged):
-            lines.append(f"  ... and {len(self.damaged) - len(shown):,} more: --all lists them")
-        return "\n".join(lines)
+        headline = f"{counted(self.shards, 'shards')} were read: {len(self.damaged):,} damaged"
+        return "\n".join([headline, *damage_lines(self.damaged, everything)])
 
 
 def check_shards(folder: str, *, progress: bool = True) -> ShardCheck:
