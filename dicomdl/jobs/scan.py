@@ -349,8 +349,8 @@ def old_for(begun: Begun, generation: str) -> "Old":
         They are no longer those of that generation.
     """
     target = begun.target
-    old = _reusable(target, begun.options, {}) if current_generation(target) == generation else None
-    if old is None:
+    old = _reusable(target, begun.options, {})
+    if old is None or old.generation != generation:
         raise UsageError(
             f"the index {target!r} was written by another scan since the plan was made, or is "
             "damaged: plan again; the partitions that are finished stay",
@@ -377,8 +377,8 @@ def _is_current(begun: Begun) -> bool:
 def unchanged(begun: Begun) -> Index:
     """Return the index of a scan that found nothing to do."""
     clear_remains(begun.target)
-    generation = begun.old.generation if begun.old is not None else ""
-    return _own(begun.target, generation, strict_files=begun.strict_files)
+    assert begun.old is not None
+    return _own(begun.target, begun.old.generation, strict_files=begun.strict_files)
 
 
 def finish(begun: Begun, chunks: list[list[Table]]) -> Index:

@@ -29,7 +29,6 @@ from dicomdl.jobs.roots import Path
 from dicomdl.jobs.scan import (
     Begun,
     begin,
-    current_generation,
     finish,
     old_for,
     unchanged,
@@ -104,7 +103,7 @@ def plan_scan(
         "reading": reading,
         "strict_files": begun.strict_files,
         "is_unchanged": begun.is_unchanged,
-        "old": current_generation(begun.target) if begun.old is not None else "",
+        "old": "" if begun.old is None else begun.old.generation,
         "passed_over": walked.passed_over(),
         "refused": [[os.fsdecode(path), *words] for path, words in walked.refused.items()],
         "bounds": bounds,

@@ -11,7 +11,7 @@ import pytest
 import dicomdl
 from dicomdl.errors import UsageError
 from dicomdl.index.schema import TABLES
-from dicomdl.jobs import partitions, supervisor
+from dicomdl.jobs import partitions, scan, supervisor
 from dicomdl.jobs.scan_parts import ScanTask, make_scan, merge_scan, plan_scan
 
 
@@ -109,6 +109,26 @@ def test_an_index_that_another_scan_wrote_since_the_plan_is_said(tmp_path: Path)
     plan = plan_scan(root, tmp_path / "index")
     made_here(plan.folder)
     dicomdl.scan(root, tmp_path / "index", progress=False)
+    with pytest.raises(UsageError, match="written by another scan since the plan"):
+        merge_scan(plan.folder)
+
+
+def test_an_index_that_another_scan_wrote_during_the_walk_of_a_plan_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan has the rows of the index that it read before the walk."""
+    root, walk = written(tmp_path / "in"), scan.walk_roots
+    dicomdl.scan(root, tmp_path / "index", progress=False)
+
+    def meanwhile(*given: Any) -> Any:
+        monkeypatch.setattr(scan, "walk_roots", walk)
+        phantoms.write_series(root / "a", seed=8)
+        dicomdl.scan(root, tmp_path / "index", progress=False)
+        return walk(*given)
+
+    monkeypatch.setattr(scan, "walk_roots", meanwhile)
+    plan = plan_scan(root, tmp_path / "index")
+    made_here(plan.folder)
     with pytest.raises(UsageError, match="written by another scan since the plan"):
         merge_scan(plan.folder)
 
