@@ -184,7 +184,7 @@ class Identities:
 def _sharing(patients: Identity, codes: Ints, blank: npt.NDArray[np.bool_]) -> Ints:
     """Return (n,) how many patients the UID of each frame has, (0,) if none has several.
 
-    A blank UID is shared by nobody, and a blank PatientID may be that of any other patient.
+    A blank UID is shared by no patients, and a blank PatientID may be that of any other patient.
     """
     known = np.flatnonzero(~blank & ~patients.blank)
     several = known[differ_within(codes[known], patients.codes[known])]

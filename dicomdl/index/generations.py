@@ -78,8 +78,8 @@ def publish(
 
     Generations whose grace period (``GRACE_S`` by default) has passed are removed. Readers see the
     old generation until the manifest is replaced in one step. A failure before that step
-    (StorageError) leaves the old generation untouched. Before it, `written` is called with the name
-    of the new generation.
+    (StorageError) leaves the old generation untouched. `written` is called with the name of the new
+    generation when its files are complete, before the manifest names it.
     """
     grace_s = GRACE_S if grace_s is None else grace_s
     generations = os.path.join(folder, "generations")

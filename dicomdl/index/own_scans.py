@@ -89,7 +89,8 @@ def record(folder: str, generation: str) -> None:
 def _remove_unused() -> None:
     """Remove the records that nobody used for long, once a day: a user may have thousands.
 
-    The time of the last look counts, so that a clock that is wrong for a day removes none.
+    Their age is counted at the last look or now, whichever is earlier, so that a clock that is
+    wrong for a day removes none.
     """
     folder = os.path.join(storage.cache_root(), _PART)
     looked, now = os.path.join(folder, _LOOKED), time.time()

@@ -68,7 +68,7 @@ class ShardRow:
     members
         {kind: (offset in the file, bytes)}, such as "image.npy".
     xxh3
-        The `sum_of` the sample; "" in manifests of 0.1.0 before it was written.
+        The `sum_of` the sample; "" in a manifest without checksums.
     """
 
     key: str

@@ -6,7 +6,7 @@ more than one root.
 
 The listing of a folder tells files from folders and has their inode numbers. A look at each file,
 which is most of the time of a walk, gives its state; threads look up many files at a time while the
-walk goes on. Who opens every file anyway walks without.
+walk goes on. A scan that opens every file anyway walks without it.
 """
 
 import functools

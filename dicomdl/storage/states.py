@@ -1,4 +1,4 @@
-"""States of many files as columns: tuples of a million files take longer than to compare them."""
+"""States of many files as columns: a tuple per file takes longer to make than to compare."""
 
 from array import array
 from collections.abc import Iterable, Sequence
