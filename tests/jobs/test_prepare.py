@@ -138,6 +138,25 @@ def test_every_format_has_the_files_of_one_export_by_one_process(
 
 
 @pytest.mark.slow
+def test_samples_whose_labels_overlap_are_counted(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    for number in range(4):
+        folder = tmp_path / "in" / f"s{number}"
+        image = next(folder.iterdir())
+        position = pydicom.dcmread(image).ImagePositionPatient
+        frames = [(segment, position, np.eye(5, 7, dtype=np.uint8)) for segment in (1, 2)]
+        names = {1: "a", 2: "b"}
+        phantoms_labels.write_seg(
+            folder / "seg.dcm", image, frames[: 1 + number % 2], segments=names
+        )
+    changes = ["output.to=nnunet", "output.name=Dataset501_Ramp", "labels.source=SEG"]
+    done = prepared(recipe, tmp_path / "out", changes=changes)
+    ((words, count),) = done.remarks.items()
+    assert count == 2
+    assert words in repr(done)
+
+
+@pytest.mark.slow
 def test_sources_that_vanish_between_plan_and_part_are_refused_and_told(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     recipe.write_text(RECIPE.replace("patient}}", "patient}, on_unmatched: drop}"))
