@@ -1,10 +1,10 @@
-"""The images that each frame of a segmentation was derived from, and that it lies on."""
+"""The images that frames of a segmentation, or contours, were derived from."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from dicomdl.headers.annotation import head_of
-from dicomdl.headers.data_set import SPECIFIC_CHARACTER_SET, Item
+from dicomdl.headers.data_set import SPECIFIC_CHARACTER_SET, Item, Value
 from dicomdl.storage.sources import Source
 
 _DERIVATION_IMAGE_SEQUENCE: Final = 0x00089124
@@ -26,7 +26,7 @@ _TAGS: Final = (
 
 
 class FrameReference(NamedTuple):
-    """An image that a frame was derived from, and its frames, from 1; () for all of them."""
+    """An image that is referred to, and its frames, from 1; () for all of them."""
 
     sop_instance_uid: str
     frame_numbers: tuple[int, ...]
@@ -66,9 +66,14 @@ def frame_references(source: Source) -> FrameReferences:
 
 def _derived_from(group: Item) -> Iterator[FrameReference]:
     for derivation in group[_DERIVATION_IMAGE_SEQUENCE].items():
-        for image in derivation[_SOURCE_IMAGE_SEQUENCE].items():
-            numbers = image[_REFERENCED_FRAME_NUMBER].text.split("\\")
-            yield FrameReference(
-                image[_REFERENCED_SOP_INSTANCE_UID].text,
-                tuple(int(each) for each in numbers if each.strip().isdecimal()),
-            )
+        yield from references_in(derivation[_SOURCE_IMAGE_SEQUENCE])
+
+
+def references_in(images: Value) -> Iterator[FrameReference]:
+    """Yield the images that the items of a sequence refer to (PS3.3 10.3.1)."""
+    for image in images.items():
+        numbers = image[_REFERENCED_FRAME_NUMBER].text.split("\\")
+        yield FrameReference(
+            image[_REFERENCED_SOP_INSTANCE_UID].text,
+            tuple(int(each) for each in numbers if each.strip().isdecimal()),
+        )

@@ -15,11 +15,13 @@ from dicomdl.arrays import Floats, Ints
 from dicomdl.errors import HeaderError
 from dicomdl.headers.annotation import Segment, regions_of
 from dicomdl.headers.data_set import Item, read_data_set
+from dicomdl.headers.frame_references import FrameReference, references_in
 from dicomdl.headers.uids import RT_STRUCTURE_SET
 from dicomdl.storage.sources import Source
 
 _SOP_CLASS_UID: Final = 0x00080016
 _ROI_CONTOUR_SEQUENCE: Final = 0x30060039
+_CONTOUR_IMAGE_SEQUENCE: Final = 0x30060016
 _CONTOUR_SEQUENCE: Final = 0x30060040
 _CONTOUR_GEOMETRIC_TYPE: Final = 0x30060042
 _CONTOUR_SLAB_THICKNESS: Final = 0x30060044
@@ -48,15 +50,30 @@ class Contours:
     unusable : tuple of (int, str)
         The number of each contour (from 0) whose data are no points, and the reason. Such a contour
         has no points.
+    images : tuple of tuple of FrameReference
+        The images that each contour was drawn on, as far as it names them.
     """
 
     points: Floats
     starts: Ints
     types: tuple[str, ...]
-    unusable: tuple[tuple[int, str], ...] = ()
+    unusable: tuple[tuple[int, str], ...]
+    images: tuple[tuple[FrameReference, ...], ...]
 
     def __len__(self) -> int:
         return len(self.types)
+
+    def taken(self, numbers: Ints) -> "Contours":
+        """Return the contours with some numbers, which ascend."""
+        ends = [slice(self.starts[each], self.starts[each + 1]) for each in numbers.tolist()]
+        new = {old: number for number, old in enumerate(numbers.tolist())}
+        return Contours(
+            np.concatenate([self.points[:0], *(self.points[each] for each in ends)]),
+            np.cumsum([0, *np.diff(self.starts)[numbers]], dtype=np.int64),
+            tuple(self.types[each] for each in new),
+            tuple((new[each], reason) for each, reason in self.unusable if each in new),
+            tuple(self.images[each] for each in new),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +158,15 @@ def _contours(items: Sequence[Item]) -> Contours:
         moves = [np.zeros(3) if offset is None else offset for offset in offsets]
         points = points + np.repeat(moves, np.diff(starts), axis=0)
     types = tuple(item[_CONTOUR_GEOMETRIC_TYPE].text.upper() for item in items)
-    return Contours(points, starts, types, tuple(unusable))
+    return Contours(points, starts, types, tuple(unusable), _images(items))
+
+
+def _images(items: Sequence[Item]) -> tuple[tuple[FrameReference, ...], ...]:
+    """Return the images that each contour was drawn on; those of one slice name the same."""
+    sequences = [item[_CONTOUR_IMAGE_SEQUENCE] for item in items]
+    distinct = {each.raw: each for each in sequences}
+    found = {raw: tuple(references_in(each)) for raw, each in distinct.items()}
+    return tuple(found[each.raw] for each in sequences)
 
 
 def _offset(item: Item) -> Floats | None:

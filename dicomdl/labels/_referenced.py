@@ -1,9 +1,9 @@
-"""Frames of a SEG on the images that they refer to, where their place does not tell the slice.
+"""Frames of a SEG, and contours, by the images that they refer to.
 
 A SEG of radiographs, ultrasound or photographs has no frame of reference. Each pixel of its frames
 is that of a source image, which has as many rows and columns (PS3.3 A.51.5.1). Tiles of a slide
-have a frame of reference, and need not be those of the image. A SEG of several time points has
-frames of one segment at one place, each for its own images.
+have a frame of reference, and need not be those of the image. An object of several time points has
+frames of one segment, or contours of one region, at one place, each for its own images.
 """
 
 import dataclasses
@@ -12,9 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from dicomdl.arrays import Ints
+from dicomdl.arrays import Ints, Mask
 from dicomdl.errors import AnnotationError
 from dicomdl.headers.frame_references import FrameReference, frame_references
+from dicomdl.headers.structure_set import Roi
 from dicomdl.index.views import Stack
 from dicomdl.labels._planes import Planes
 from dicomdl.labels._seg_frames import SegFrames, require_equal_counts
@@ -72,22 +73,46 @@ def on_references(frames: SegFrames, stack: Stack) -> tuple[SegFrames, Planes]:
 def of_stack(frames: SegFrames, stack: Stack, *, is_shared: bool) -> tuple[SegFrames, int]:
     """Return the frames for a stack, and how many of them share their segment and place.
 
-    Where a SEG has frames for the images of a stack, those for others, such as other time points,
-    are left out. `is_shared` says whether it refers to images of several stacks; several frames of
-    a segment at one place tell that, too.
+    Frames for other images, such as other time points, are left out (see `_are_for_others`).
+    `is_shared` says whether the SEG refers to images of several stacks; several frames of a segment
+    at one place tell that, too.
     """
     places = np.column_stack([frames.segments, np.rint(frames.origins * _PER_MM)])
     _, which, counts = np.unique(places, axis=0, return_inverse=True, return_counts=True)
     if counts.max() == 1 and not is_shared:
         return frames, 0
-    images = _images_of(frames)
-    numbers, slices = _slices_of(images, stack)
-    is_of_stack = np.zeros(len(frames), np.bool_)
-    is_of_stack[numbers[slices >= 0]] = True
-    names_others = np.array([bool(each) for each in images]) & ~is_of_stack
-    taken = np.flatnonzero(~names_others) if is_of_stack.any() else np.arange(len(frames))
+    taken = np.flatnonzero(~_are_for_others(_images_of(frames), stack))
     shared = np.bincount(which.reshape(-1)[taken])
     return frames.taken(taken), int(shared[shared > 1].sum())
+
+
+def rois_of_stack(rois: Sequence[Roi], stack: Stack) -> tuple[Roi, ...]:
+    """Return regions of interest without the contours for other images than those of a stack."""
+    images = [each for roi in rois for each in roi.contours.images]
+    are_for_others = _are_for_others(images, stack)
+    if not are_for_others.any():
+        return tuple(rois)
+    ends = np.cumsum([len(roi.contours) for roi in rois])[:-1]
+    return tuple(
+        dataclasses.replace(roi, contours=roi.contours.taken(np.flatnonzero(~others)))
+        for roi, others in zip(rois, np.split(are_for_others, ends), strict=True)
+    )
+
+
+def _are_for_others(images: Sequence[Sequence[FrameReference]], stack: Stack) -> Mask:
+    """Return which frames or contours describe other images than those of a stack.
+
+    These name images of its Series that are in other stacks, such as those of another time point,
+    while others name images of the stack. References to images that are not known say nothing.
+    """
+    numbers, slices = _slices_of(images, stack)
+    are_here = np.zeros(len(images), np.bool_)
+    are_here[numbers[slices >= 0]] = True
+    if are_here.all() or not are_here.any():
+        return np.zeros(len(images), np.bool_)
+    series = {str(uid) for other in stack.series for uid in other.values("sop_instance_uid")}
+    are_of_series = [any(each.sop_instance_uid in series for each in every) for every in images]
+    return np.array(are_of_series) & ~are_here
 
 
 def _images_of(frames: SegFrames) -> list[tuple[FrameReference, ...]]:

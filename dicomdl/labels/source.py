@@ -26,6 +26,7 @@ from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish, chosen
 from dicomdl.labels._coverage import Referred, referred_by_file, referred_by_index
 from dicomdl.labels._fractions import Fractions
+from dicomdl.labels._referenced import rois_of_stack
 from dicomdl.labels._seg_frames import SegFrames
 from dicomdl.labels.masks import MaskReader, is_mask, path_of
 from dicomdl.labels.reader import (
@@ -204,7 +205,8 @@ class LabelSource:
         """
         (file,) = self.files(stack)
         with _named(file.path):
-            return report_on(stack, read_structure_set(file).rois, self._wish("RTSTRUCT"))
+            rois = rois_of_stack(read_structure_set(file).rois, stack)
+            return report_on(stack, rois, self._wish("RTSTRUCT"))
 
     def files(self, stack: Stack) -> tuple[Source, ...]:
         """Return the files that hold the labels of `stack`: one, or those of a concatenation."""
@@ -282,7 +284,7 @@ class LabelSource:
                 raise UsageError("threshold= and values= are no options for an RTSTRUCT")
             rois, stray = read_structure_set(file)
             choices = chosen([roi.facts for roi in rois], wish, "rois")
-            contours = ContourReader(stack, rois, choices, referred)
+            contours = ContourReader(stack, rois_of_stack(rois, stack), choices, referred)
             contours.remarks = (*remarks_on(stack, facts), *contours.remarks)
             if stray:
                 contours.remarks += (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from phantoms import NATIVE_SYNTAXES, write_series
+from phantoms import NATIVE_SYNTAXES, item, write_series
 from phantoms_labels import contour, write_seg, write_structure_set
 from pydicom.dataset import Dataset
 
@@ -145,3 +145,19 @@ def test_a_segmentation_states_its_segments_and_the_series_that_it_refers_to(
     assert [(each.number, each.label) for each in annotation.segments] == [(2, "Liver")]
     (series,) = annotation.references
     assert len(series.sop_instance_uids) == 1
+
+
+def test_contours_name_their_images_and_some_of_them_are_taken(folder: Path, image: Path) -> None:
+    drawn = [contour(SQUARE), contour(SQUARE[:3]), contour(SQUARE[:1], "POINT"), contour([])]
+    for each, numbers in zip(drawn[1:], (None, [2, 3]), strict=False):
+        each.ContourImageSequence = item(ReferencedSOPInstanceUID="1.2.3")
+        if numbers:
+            each.ContourImageSequence[0].ReferencedFrameNumber = numbers
+    contours = contours_of(folder, image, *drawn)
+    assert contours.images == ((), (("1.2.3", ()),), (("1.2.3", (2, 3)),), ())
+    some = contours.taken(np.array([1, 3]))
+    assert np.array_equal(some.points, SQUARE[:3])
+    assert (some.starts.tolist(), some.types) == ([0, 3, 3], ("CLOSED_PLANAR", "CLOSED_PLANAR"))
+    assert some.images == ((("1.2.3", ()),), ())
+    assert [number for number, _ in some.unusable] == [1]
+    assert len(contours.taken(np.zeros(0, np.int64))) == 0

@@ -1,5 +1,6 @@
 """Contours of structure sets on the slices of stacks."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import index_of
 from numpy.typing import NDArray
-from phantoms import slice_normal, write_series
+from phantoms import item, slice_normal, write_series
 from phantoms_labels import contour, write_structure_set
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 import dicomdl
@@ -336,3 +338,47 @@ def test_spots_apart_from_each_other_are_no_region_between_them(folder: Path) ->
     drawn = [contour(points_on(stack, z, spot + 2.2 * z)) for z in (0, 2, 4)]
     placed = placed_on(stack, folder, image, drawn)
     assert placed.filled.tolist() == [] and placed.gaps == 2
+
+
+def drawn_on(path: Path, z: float, first: int, last: int) -> Dataset:
+    """A contour around rows and columns `first` to `last` that names its image."""
+    low, high = first - 0.5, last + 0.5
+    drawn = contour([(low, low, z), (high, low, z), (high, high, z), (low, high, z)])
+    source = dcmread(path, stop_before_pixels=True)
+    drawn.ContourImageSequence = item(
+        ReferencedSOPClassUID=source.SOPClassUID, ReferencedSOPInstanceUID=source.SOPInstanceUID
+    )
+    return drawn
+
+
+def test_contours_of_another_time_are_no_labels_of_a_stack(folder: Path) -> None:
+    def edit(dataset: Dataset, z: int) -> None:
+        dataset.TemporalPositionIdentifier = 1 + z // 2
+
+    places = [(0, 0, 2.0 * (z % 2)) for z in range(4)]
+    images = write_series(
+        folder / "mr", modality="MR", shape=(4, 12, 14), positions=places, edit=edit
+    )
+    (other, *_) = write_series(folder / "ct", shape=(2, 12, 14))
+    rois = {
+        # By exclusive or, contours of both times would leave a hole.
+        "both": [drawn_on(images[0], 0, 1, 6), drawn_on(images[2], 0, 2, 4)],
+        "first": [drawn_on(images[1], 2, 7, 8)],
+        "elsewhere": [drawn_on(other, 2, 1, 1)],
+    }
+    path = write_structure_set(folder / "rt.dcm", images[0], rois)
+    stacks = index_of(folder).select(modality="MR").stacks
+    assert len(stacks) == 2
+    for stack in stacks:
+        is_first = stack.dimension["temporal_position_identifier"] == 1
+        expected = np.zeros((2, 12, 14), np.uint8)
+        expected[0, 1:7, 1:7] = is_first
+        if not is_first:
+            expected[0, 2:5, 2:5] = 1
+        expected[1, 7:9, 7:9] = 2 * is_first
+        expected[1, 1, 1] = 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RemarkWarning)
+            assert np.array_equal(dicomdl.read_labels(stack, path).array, expected)
+        report = dicomdl.LabelSource(str(path)).report(stack)
+        assert [region.contours for region in report] == [1, int(is_first), 1]

@@ -264,6 +264,29 @@ def test_frames_of_another_time_are_no_labels_of_a_stack(
     assert len(found) == 2
 
 
+@pytest.mark.filterwarnings("ignore:labels were read, but")
+def test_segments_of_another_series_and_of_no_image_keep_their_frames(folder: Path) -> None:
+    images, _ = two_times(folder / "mr")
+    others = write_series(folder / "ct", shape=(2, 9, 11))
+    parts = labels_of()[:4] % 2
+    # Segment 2 was drawn on CT, and segment 3 names no image.
+    frames = [(1, position(0), parts[0]), (1, position(0), parts[1])]
+    frames += [(2, position(1), parts[2]), (3, position(1), parts[3])]
+    edit = referring([images[0], images[2], others[1], others[0]])
+
+    def unname(dataset: Any, _: int) -> None:
+        edit(dataset, 0)
+        del dataset.PerFrameFunctionalGroupsSequence[3].DerivationImageSequence
+
+    path = write_seg(folder / "seg.dcm", images[0], frames, edit=unname)
+    stacks = index_of(folder).select(modality="MR").stacks
+    for stack in stacks:
+        time = stack.dimension["temporal_position_identifier"] - 1
+        found = dicomdl.read_labels(stack, path, channels=True).array
+        assert np.array_equal(found[0, 0], parts[time])
+        assert np.array_equal(found[1:, 1], parts[2:])
+
+
 def test_frames_at_one_place_that_nothing_tells_apart_are_combined_with_a_remark(
     folder: Path, image: Path, stack: Stack
 ) -> None:
