@@ -12,6 +12,7 @@ _SOURCE_IMAGE_SEQUENCE: Final = 0x00082112
 _REFERENCED_SOP_INSTANCE_UID: Final = 0x00081155
 _REFERENCED_FRAME_NUMBER: Final = 0x00081160
 _DIMENSION_ORGANIZATION_TYPE: Final = 0x00209311
+_SPATIAL_LOCATIONS_PRESERVED: Final = 0x0028135A
 _NUMBER_OF_FRAMES: Final = 0x00280008
 _PLANE_POSITION_SLIDE_SEQUENCE: Final = 0x0048021A
 _SHARED_FUNCTIONAL_GROUPS: Final = 0x52009229
@@ -26,10 +27,15 @@ _TAGS: Final = (
 
 
 class FrameReference(NamedTuple):
-    """An image that is referred to, and its frames, from 1; () for all of them."""
+    """An image that is referred to, and its frames, from 1; () for all of them.
+
+    `is_moved` says that pixels lie elsewhere than in the image: Spatial Locations Preserved is NO
+    or REORIENTED_ONLY (PS3.3 C.7.6.16.2.6).
+    """
 
     sop_instance_uid: str
     frame_numbers: tuple[int, ...]
+    is_moved: bool = False
 
 
 class FrameReferences(NamedTuple):
@@ -76,4 +82,5 @@ def references_in(images: Value) -> Iterator[FrameReference]:
         yield FrameReference(
             image[_REFERENCED_SOP_INSTANCE_UID].text,
             tuple(int(each) for each in numbers if each.strip().isdecimal()),
+            image[_SPATIAL_LOCATIONS_PRESERVED].text.upper() in ("NO", "REORIENTED_ONLY"),
         )

@@ -142,6 +142,11 @@ def _references_of(frames: SegFrames) -> list[tuple[FrameReference, ...]]:
             "Image Sequence (0008,2112) that says which image they mark",
             column="image_position_patient",
         )
+    if any(each.is_moved for images in references for each in images):
+        raise AnnotationError(
+            "the frames of the SEG have no position, and lie elsewhere than their source images: "
+            "Spatial Locations Preserved (0028,135A) is NO or REORIENTED_ONLY"
+        )
     return references
 
 
@@ -154,7 +159,7 @@ def _slices_of(references: Sequence[Sequence[FrameReference]], stack: Stack) -> 
     pairs: list[tuple[int, int]] = []
     for frame, images in enumerate(references):
         found: dict[int, None] = {}
-        for uid, chosen in images:
+        for uid, chosen, _ in images:
             known = slices.get(uid, {})
             # Without frame numbers, a reference is to all of them (PS3.3 10.3.1).
             found |= {known[each]: None for each in chosen or known if each in known}

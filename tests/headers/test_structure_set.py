@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from dicomdl.errors import HeaderError
 from dicomdl.headers.annotation import read_annotation
 from dicomdl.headers.data_set import source_of
+from dicomdl.headers.frame_references import FrameReference
 from dicomdl.headers.structure_set import Contours, numbers_of, read_structure_set
 
 SQUARE = [(1.25, 2, 0), (4, 2, 0), (4, -5.125, 0), (1.25, -5.125, 0)]
@@ -154,10 +155,11 @@ def test_contours_name_their_images_and_some_of_them_are_taken(folder: Path, ima
         if numbers:
             each.ContourImageSequence[0].ReferencedFrameNumber = numbers
     contours = contours_of(folder, image, *drawn)
-    assert contours.images == ((), (("1.2.3", ()),), (("1.2.3", (2, 3)),), ())
-    some = contours.taken(np.array([1, 3]))
-    assert np.array_equal(some.points, SQUARE[:3])
-    assert (some.starts.tolist(), some.types) == ([0, 3, 3], ("CLOSED_PLANAR", "CLOSED_PLANAR"))
-    assert some.images == ((("1.2.3", ()),), ())
-    assert [number for number, _ in some.unusable] == [1]
+    one, some = FrameReference("1.2.3", ()), FrameReference("1.2.3", (2, 3))
+    assert contours.images == ((), (one,), (some,), ())
+    taken = contours.taken(np.array([1, 3]))
+    assert np.array_equal(taken.points, SQUARE[:3])
+    assert (taken.starts.tolist(), taken.types) == ([0, 3, 3], ("CLOSED_PLANAR", "CLOSED_PLANAR"))
+    assert taken.images == ((one,), ())
+    assert [number for number, _ in taken.unusable] == [1]
     assert len(contours.taken(np.zeros(0, np.int64))) == 0

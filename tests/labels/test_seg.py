@@ -212,6 +212,25 @@ def test_frames_without_a_position_lie_on_slices_with_one(
     assert not found[[0, 1, 2, 4]].any()
 
 
+@pytest.mark.parametrize(("preserved", "is_read"), [("YES", True), ("NO", False)])
+def test_frames_that_moved_away_from_their_images_are_not_put_there(
+    folder: Path, image: Path, stack: Stack, preserved: str, is_read: bool
+) -> None:
+    part = labels_of()[0] % 2
+
+    def edit(dataset: Any, _: int) -> None:
+        marking((image, ()))(dataset, 0)
+        (derived,) = dataset.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence
+        derived.SourceImageSequence[0].SpatialLocationsPreserved = preserved
+
+    path = write_seg(folder / "seg.dcm", image, [(1, (0, 0, 0), part)], edit=edit)
+    if is_read:
+        assert dicomdl.read_labels(stack, path).array.sum() == part.sum()
+    else:
+        with pytest.raises(AnnotationError, match="lie elsewhere than their source images"):
+            dicomdl.read_labels(stack, path)
+
+
 def two_times(folder: Path) -> tuple[list[Path], list[Stack]]:
     """Two time points of two slices each: their images, and their stacks."""
 
