@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,21 @@ def test_a_byte_of_a_sample_that_changed_is_found_when_it_is_read(
         assert_equal(sample, wanted)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "auto"])
+def test_a_shape_of_the_same_size_in_the_header_of_an_array_is_found(
+    index: dicomdl.Index, tmp_path: Path, dtype: str
+) -> None:
+    folder = shards(index, tmp_path / "out", dtype=dtype)
+    path = folder / "train-00000-000000.tar"
+    data = path.read_bytes()
+    shape = re.search(rb"\(1, (\d+), (\d+), (\d+)\)", data)
+    assert shape is not None
+    turned = b"(1, %s, %s, %s)" % (shape[1], shape[3], shape[2])
+    path.write_bytes(data.replace(shape[0], turned, 1))
+    with pytest.raises(PixelError, match="has another checksum"):
+        dicomdl.ShardDataset(folder)[0]
+
+
 def test_damage_is_skipped_and_counted_like_that_of_a_file(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:
@@ -262,6 +278,24 @@ def test_a_manifest_that_changed_is_damaged_or_says_the_same(
         else:
             assert read.facts == right.facts and read.table.equals(right.table)
     assert found > 40
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda table: table.slice(1), "5 rows, expected 6"),
+        (lambda table: table.drop_columns(["xxh3"]), "there is no column xxh3"),
+    ],
+    ids=["a row less", "without checksums"],
+)
+def test_a_manifest_that_another_program_wrote_again_is_damaged(
+    index: dicomdl.Index, tmp_path: Path, changed: Any, said: str
+) -> None:
+    """Its pages have right checksums, and its facts are those of the export."""
+    path = shards(index, tmp_path / "out") / "manifest.parquet"
+    pyarrow.parquet.write_table(changed(pyarrow.parquet.read_table(path)), path)
+    with pytest.raises(IndexFolderError, match=said):
+        dicomdl.ShardDataset(path.parent)
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
