@@ -1,8 +1,7 @@
 """Segments of a SEG as labels of a stack.
 
 Frames find their slices by position, never by number; those without one, by the images that they
-refer to. Frames on the grid of the stack are copied;
-other grids are sampled at the nearest voxel.
+refer to. Frames on the grid of the stack are copied; other grids are sampled at the nearest voxel.
 """
 
 import functools
