@@ -238,6 +238,11 @@ RT_DOSE: Final = _STORAGE + "481.2"
 STUDY_MANAGEMENT: Final = "1.2.840.10008.3.1.2.3.1"
 RT_STRUCTURE_SET: Final = _STORAGE + "481.3"
 CT_IMAGE: Final = _STORAGE + "2"
+# Classes with the Modality LUT Module (PS3.3 C.11.1), and without a rescale of their own module:
+# computed radiography, secondary capture, RT image.
+TABLE_IMAGES: Final = frozenset(
+    _STORAGE + each for each in ("1", "7", "7.1", "7.2", "7.3", "481.1")
+)
 # Angiography, fluoroscopy, and the retired class of two planes.
 XRAY_IMAGES: Final = frozenset(_STORAGE + each for each in ("12.1", "12.2", "12.3"))
 _SECONDARY_CAPTURE: Final = _STORAGE + "7"

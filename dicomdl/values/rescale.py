@@ -13,7 +13,7 @@ import numpy as np
 
 from dicomdl.arrays import Values, ends_of
 from dicomdl.errors import DoesNotFit, IntensityError, UsageError
-from dicomdl.headers.uids import RT_DOSE, XRAY_IMAGES
+from dicomdl.headers.uids import RT_DOSE, TABLE_IMAGES, XRAY_IMAGES
 from dicomdl.values._floats import store_floats
 from dicomdl.values._lookup import blocks
 
@@ -199,14 +199,15 @@ class Rescale:
 def has_modality_lut(frame: RescaleFacts) -> bool:
     """Whether a Modality LUT Sequence (0028,3000) gives the modality values.
 
-    When a header has both, against the rule, the rescale applies. The table of angiography and
-    fluoroscopy leads back to the intensity of X-rays: windows apply to stored values (PS3.3
-    C.8.7.1.1.2).
+    A header with a rescale, too, is against the rule (PS3.3 C.11.1). The table applies to images
+    whose module has no rescale of its own, such as CR; the rescale to others, such as CT. The table
+    of angiography and fluoroscopy leads back to the intensity of X-rays: windows apply to stored
+    values (PS3.3 C.8.7.1.1.2).
     """
+    has_rescale = frame.rescale_slope is not None or frame.rescale_intercept is not None
     return (
         frame.modality_lut_sequence
-        and frame.rescale_slope is None
-        and frame.rescale_intercept is None
+        and (not has_rescale or frame.sop_class_uid in TABLE_IMAGES)
         and frame.sop_class_uid not in XRAY_IMAGES
     )
 

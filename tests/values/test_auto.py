@@ -225,6 +225,20 @@ def test_a_modality_lut_comes_before_the_voi_lut(tmp_path: Path):
     assert seen[[0, 4095]] == pytest.approx([4095 * 16 / 65535, 0])
 
 
+@pytest.mark.parametrize(("modality", "is_table"), [("CR", True), ("DX", False)])
+@pytest.mark.parametrize("slope", [1, 2])
+def test_of_a_modality_lut_and_a_rescale_the_one_of_the_image_module_applies(
+    tmp_path: Path, modality: str, is_table: bool, slope: int
+):
+    table = lut(np.arange(4096)[::-1], 12)
+    table.ModalityLUTType = "US"
+    facts = {"RescaleSlope": slope, "RescaleIntercept": 0, "ModalityLUTSequence": [table]}
+    view(tmp_path, picture(modality, **facts))
+    (stack,) = dicomdl.open_index(tmp_path / "index").stacks
+    values = dicomdl.read_volume(stack, irregular="accept").array[0]
+    assert np.array_equal(values, 4095 - RAMP if is_table else slope * RAMP)
+
+
 @pytest.mark.parametrize("sop_class", ["12.1", "12.2", "12.3"])
 def test_the_modality_lut_of_angiography_does_not_come_before_the_window(
     tmp_path: Path, sop_class: str
