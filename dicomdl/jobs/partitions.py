@@ -178,9 +178,14 @@ def read_plan(folder: str, kind: str) -> Plan:
     return Plan(folder, kind, tuple(content["keys"]), content["setup"], payload)
 
 
+def has_plan(folder: str) -> bool:
+    """Whether a folder has a plan, which may be damaged."""
+    return os.path.isfile(os.path.join(folder, _PLAN))
+
+
 def _require_ours(folder: str, kind: str) -> None:
     path = os.path.join(folder, _PLAN)
-    if not os.path.isfile(path):
+    if not has_plan(folder):
         if os.path.isdir(folder) and set(os.listdir(folder)) - _OURS:
             raise UsageError(
                 f"{folder!r} holds other files, and no plan: name a folder of its own with work=",

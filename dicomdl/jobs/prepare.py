@@ -133,12 +133,15 @@ def prepare(
     count = workers or available_cores()
     try:
         complete_parts(plan, "all", workers=count, progress=progress)
-        return merge_parts(work, overwrite=overwrite, progress=progress)
+        return _merge(work, order.digest, overwrite=overwrite, progress=progress)
     except (UsageError, StorageError):
         # Another process with the same recipe may have published, and removed the plan.
-        record = read_record(order.out)
-        if record is None or not state or record.state != state:
-            raise
+        with _alone(order.out):
+            record = read_record(order.out)
+            if record is None or not state or record.state != state:
+                raise
+            if not partitions.has_plan(work):
+                partitions.clear(plan)
         return prepared_of(record)
 
 
@@ -204,9 +207,32 @@ def merge_parts(work: str, *, overwrite: bool = False, progress: bool = True) ->
     StorageError
         A partition is damaged, another process publishes, or the data set cannot be written.
     """
+    return _merge(work, None, overwrite=overwrite, progress=progress)
+
+
+def _merge(work: str, digest: str | None, *, overwrite: bool, progress: bool) -> Prepared:
+    """Publish as `merge_parts`; with `digest`, the plan must still be that of this recipe."""
+    plan = partitions.read_plan(work, _KIND)
+    out = plan.setup["out"]
+    with _alone(out):
+        # Another process may have merged meanwhile, or planned another recipe.
+        plan = partitions.read_plan(work, _KIND)
+        if digest not in (None, plan.setup["digest"]):
+            raise UsageError(
+                f"another process prepares another recipe in {out!r}: wait for its end, or name "
+                "another folder",
+                path=out,
+            )
+        require_free(out, plan.setup["digest"], overwrite=overwrite)
+        done = _published(plan, progress=progress)
+        partitions.clear(plan)
+    return done
+
+
+def _published(plan: Plan, *, progress: bool) -> Prepared:
+    """Put the files of all partitions of a plan in place, while its output folder is locked."""
     from dicomdl.jobs.preparing import PrepareTask, card_of, files_of
 
-    plan = partitions.read_plan(work, _KIND)
     task = PrepareTask(plan)
     markers = partitions.merged(plan)
     entries = sorted(
@@ -214,32 +240,28 @@ def merge_parts(work: str, *, overwrite: bool = False, progress: bool = True) ->
         key=lambda entry: int(entry["row"]),
     )
     out, setup = plan.setup["out"], plan.setup
-    require_free(out, setup["digest"], overwrite=overwrite)
-    storage.make_folder(out)
-    with _alone(out):
-        before = read_record(out)
-        placed = {
-            name: os.path.join(marker.folder, name)
-            for marker in markers
-            for name in files_of(marker.folder)
-        }
-        # A process that dies here leaves a folder that is known as this recipe's.
-        begun = {**(before.files if before else {}), **dict.fromkeys(placed, -1)}
-        write_record(out, Record(setup["digest"], "", begun))
-        for name, path in placed.items():
-            storage.make_folder(os.path.dirname(os.path.join(out, name)))
-            storage.place_file(path, os.path.join(out, name))
-        published = task.exporter.publish(entries, out)
-        files = sorted({*placed, *published})
-        card = card_of(task, entries, files, progress=progress)
-        files = sorted({*files, *card.files})
-        done = replace(_prepared(task, entries, files), fingerprint=card.fingerprint)
-        stale = [os.path.join(out, name) for name in begun if name not in files]
-        storage.remove_files(stale)
-        sizes = {name: storage.size_of(os.path.join(out, name)) for name in files}
-        ledger = plain_json(done.to_dict())
-        write_record(out, Record(setup["digest"], setup["state"], sizes, ledger))
-    partitions.clear(plan)
+    before = read_record(out)
+    placed = {
+        name: os.path.join(marker.folder, name)
+        for marker in markers
+        for name in files_of(marker.folder)
+    }
+    # A process that dies here leaves a folder that is known as this recipe's.
+    begun = {**(before.files if before else {}), **dict.fromkeys(placed, -1)}
+    write_record(out, Record(setup["digest"], "", begun))
+    for name, path in placed.items():
+        storage.make_folder(os.path.dirname(os.path.join(out, name)))
+        storage.place_file(path, os.path.join(out, name))
+    published = task.exporter.publish(entries, out)
+    files = sorted({*placed, *published})
+    card = card_of(task, entries, files, progress=progress)
+    files = sorted({*files, *card.files})
+    done = replace(_prepared(task, entries, files), fingerprint=card.fingerprint)
+    stale = [os.path.join(out, name) for name in begun if name not in files]
+    storage.remove_files(stale)
+    sizes = {name: storage.size_of(os.path.join(out, name)) for name in files}
+    ledger = plain_json(done.to_dict())
+    write_record(out, Record(setup["digest"], setup["state"], sizes, ledger))
     return done
 
 
@@ -317,13 +339,10 @@ def _state(order: _Order, index: Index) -> str:
 def _plan(
     order: _Order, index: Index, chosen: "Chosen", state: str, work: str, *, overwrite: bool
 ) -> Plan:
-    if not overwrite and _digest_of_plan(work) not in ("", order.digest):
-        raise UsageError(
-            f"{work!r} has the unfinished plan of another recipe for {order.out!r}: finish it, "
-            "name another folder, or pass overwrite=True",
-            path=work,
-        )
-    setup = {
+    from dicomdl.jobs.preparing import parts_of
+
+    keys, members = parts_of(order.recipe, chosen)
+    setup: dict[str, Any] = {
         "digest": order.digest,
         "state": state,
         "out": order.out,
@@ -331,9 +350,17 @@ def _plan(
         "index": index.path,
         "generation": index.generation,
     }
-    from dicomdl.jobs.preparing import plan_parts
-
-    return plan_parts(work, order.recipe, order.plain, setup, chosen)
+    setup |= {"recipe": order.plain, "members": members, "left_out": dict(chosen.left_out)}
+    # Another process may have planned or published since this one began.
+    with _alone(order.out):
+        require_free(order.out, order.digest, overwrite=overwrite)
+        if not overwrite and _digest_of_plan(work) not in ("", order.digest):
+            raise UsageError(
+                f"{work!r} has the unfinished plan of another recipe for {order.out!r}: finish "
+                "it, name another folder, or pass overwrite=True",
+                path=work,
+            )
+        return partitions.write_plan(work, _KIND, keys, setup, b"")
 
 
 def _digest_of_plan(work: str) -> str:
@@ -393,9 +420,11 @@ def _ledger(
 
 @contextlib.contextmanager
 def _alone(out: str) -> Iterator[None]:
-    with locks.alone(os.path.join(out, _LOCK), wait_s=0) as held:
+    """Hold the lock of an output folder, after a wait for another process."""
+    storage.make_folder(out)
+    with locks.alone(os.path.join(out, _LOCK)) as held:
         if held is False:
             raise StorageError(
-                f"another process publishes into {out!r}: wait for its end, and merge again"
+                f"another process publishes into {out!r}: wait for its end, and try again"
             )
         yield

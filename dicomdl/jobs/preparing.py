@@ -35,21 +35,15 @@ def answering(setup: Mapping[str, Any]) -> Answer:
     return supervisor.answering(PrepareTask(plan, workers=setup["threads"]))
 
 
-def plan_parts(
-    work: str, recipe: Recipe, plain: Mapping[str, Any], setup: Mapping[str, Any], chosen: Chosen
-) -> Plan:
-    """Divide the samples of a recipe into partitions, and write their plan.
+def parts_of(recipe: Recipe, chosen: Chosen) -> tuple[list[str], list[dict[str, list[int]]]]:
+    """Divide the samples of a recipe into partitions; return the key and the series of each.
 
     A partition has whole series. One that is larger than the others is a partition of its own.
 
     Parameters
     ----------
-    work
-        The folder that the processes share.
-    recipe, plain
-        The recipe, and its plain values.
-    setup
-        What else the processes need: data folder, output folder, index, digests.
+    recipe
+        The recipe.
     chosen
         What the recipe takes of the index.
     """
@@ -60,8 +54,7 @@ def plan_parts(
         stacks_of = [stack for stacks in part.values() for stack in stacks]
         state = exporter.state(stacks_of)
         keys.append(partitions.key_of(KIND, chosen.options.fingerprint, number, state))
-    whole = {**setup, "recipe": plain, "members": members, "left_out": dict(chosen.left_out)}
-    return partitions.write_plan(work, KIND, keys, whole, b"")
+    return keys, members
 
 
 def divided(exporter: Exporter, parts: int | None) -> list[dict[str, list[int]]]:

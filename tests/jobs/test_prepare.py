@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import EmptySelection, StorageError, UsageError
 from dicomdl.index.shard_manifests import ShardManifest
-from dicomdl.jobs import partitions, supervisor
+from dicomdl.jobs import partitions, preparing, supervisor
 from dicomdl.jobs.prepare import make_parts, merge_parts, plan_prepare, prepare
 from dicomdl.jobs.prepared import Prepared
 from dicomdl.jobs.preparing import PrepareTask
 from dicomdl.jobs.scan_parts import work_folder
+from dicomdl.storage import locks
 
 RECIPE = """\
 name: ramps
@@ -233,7 +236,7 @@ def test_a_process_whose_plan_another_one_has_published_has_its_ledger(
     monkeypatch.setattr("dicomdl.jobs.prepare.complete_parts", finished_by_another)
     done = prepare(recipe, tmp_path / "out", progress=False)
     assert (done.status, sum(done.samples.values())) == ("unchanged", 4)
-    # What is left there stands in the way of nothing.
+    assert not Path(work_folder(tmp_path / "out")).exists()
     assert len(plan_prepare(recipe, tmp_path / "out", progress=False)) == 3
 
 
@@ -293,6 +296,68 @@ def test_the_card_describes_the_stacks_that_became_samples(tmp_path: Path) -> No
         for row in table.read_text().splitlines()[1:]
     ]
     assert len(rows) == 3
+
+
+@pytest.mark.slow
+def test_of_two_recipes_that_begin_at_once_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = written(tmp_path), tmp_path / "out"
+    other = tmp_path / "other.yaml"
+    other.write_text(RECIPE.replace("ramps", "slopes"))
+    divide = preparing.parts_of
+
+    def planned_meanwhile(*given: Any) -> Any:
+        monkeypatch.setattr(preparing, "parts_of", divide)
+        plan_prepare(other, out, progress=False)
+        return divide(*given)
+
+    monkeypatch.setattr(preparing, "parts_of", planned_meanwhile)
+    with pytest.raises(UsageError, match="unfinished plan of another recipe"):
+        prepare(recipe, out, progress=False)
+    in_process(work_folder(out))
+    assert merge_parts(work_folder(out), progress=False).name == "slopes"
+
+
+@pytest.mark.slow
+def test_a_process_does_not_publish_the_plan_of_another_recipe_as_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = written(tmp_path), tmp_path / "out"
+    other = tmp_path / "other.yaml"
+    other.write_text(RECIPE.replace("ramps", "slopes"))
+
+    def planned_meanwhile(plan: partitions.Plan, *_: Any, **__: Any) -> None:
+        in_process(plan_prepare(other, out, progress=False, overwrite=True).folder)
+
+    monkeypatch.setattr("dicomdl.jobs.prepare.complete_parts", planned_meanwhile)
+    with pytest.raises(UsageError, match="another process prepares another recipe"):
+        prepare(recipe, out, progress=False)
+    assert merge_parts(work_folder(out), progress=False).name == "slopes"
+
+
+@pytest.mark.slow
+def test_a_merge_waits_for_the_one_that_another_process_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_prepare(written(tmp_path), tmp_path / "out", progress=False)
+    in_process(plan.folder)
+    waits, read = threading.Event(), partitions.read_plan
+
+    def noticed(*given: Any) -> partitions.Plan:
+        found = read(*given)
+        waits.set()
+        return found
+
+    with locks.alone(str(tmp_path / "out" / ".prepared.lock")), ThreadPoolExecutor(1) as team:
+        monkeypatch.setattr(partitions, "read_plan", noticed)
+        merge = team.submit(merge_parts, plan.folder, progress=False)
+        assert waits.wait(60)
+        partitions.clear(plan)
+        os.unlink(tmp_path / "out" / ".prepared.lock")
+        with pytest.raises(UsageError, match="there is no plan"):
+            merge.result()
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.slow
@@ -439,7 +504,7 @@ def test_kills_of_workers_change_no_byte_and_a_poisonous_series_costs_its_own_sa
 
 DRIVER = """
 import sys
-from dicomdl.jobs import partitions, supervisor
+from dicomdl.jobs import partitions, preparing, supervisor
 from dicomdl.jobs.preparing import PrepareTask
 setup = {"folder": sys.argv[1]}
 task = PrepareTask(partitions.read_plan(sys.argv[1], "prepare"))
