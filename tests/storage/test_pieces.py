@@ -319,6 +319,7 @@ def test_files_of_a_slow_file_system_are_read_by_their_handles(
         _slow._verdict_on.cache_clear()
 
 
+@needs_loop
 def test_a_thread_that_the_system_lacks_is_done_without(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
