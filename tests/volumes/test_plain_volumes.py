@@ -87,7 +87,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
 @pytest.mark.parametrize(
     "options",
     [{}, {"edit": padded, "offset": 0}, {"slope": 2}, {"slope": [1, 2, 3, 4, 5, 6, 7]}],
-    ids=str,
+    ids=["alike", "padding", "slope", "slopes"],
 )
 def test_groups_are_read_one_stack_behind_the_other(
     folder: Path, options: dict[str, Any], threads: int
