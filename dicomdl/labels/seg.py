@@ -66,7 +66,8 @@ class SegReader:
     ------
     AnnotationError
         The SEG lies in another frame of reference, on another grid with `align="exact"`, or no
-        frame lies in the stack; a FRACTIONAL SEG without a threshold, or one of bit masks.
+        frame lies in the stack; a FRACTIONAL SEG without a threshold, or one of bit masks; segments
+        of one number.
     UsageError
         Bits of several segments, or bits or fractions of a SEG that is not FRACTIONAL.
     """
@@ -82,6 +83,11 @@ class SegReader:
     ) -> None:
         annotation, frames, self._referred = seg.facts, seg.frames, seg.referred
         _require_same_reference(stack, annotation)
+        _require_own_numbers(annotation)
+        described = [segment.number for segment in annotation.segments]
+        self._frame_count = len(frames)
+        is_map = annotation.segmentation_type == "LABELMAP"
+        self._strange = 0 if is_map else int((~np.isin(frames.segments, described)).sum())
         self._united = 0
         if frames.has_places:
             self._planes = Planes.of(stack)
@@ -129,6 +135,12 @@ class SegReader:
         beyond = int((~inside).sum())
         if beyond:
             yield f"{beyond} of {counted(len(inside), 'frames')} lie beyond the stack"
+        if self._strange:
+            frames = counted(self._frame_count, "frames")
+            yield (
+                f"{self._strange} of {frames} are left out: no segment has their Referenced "
+                "Segment Number (0062,000B)"
+            )
         if self._united:
             yield (
                 f"{counted(self._united, 'frames')} share their segment and their place with "
@@ -340,6 +352,15 @@ def _require_same_reference(stack: Stack, annotation: AnnotationFacts) -> None:
     if here and there and here != there:
         raise AnnotationError(
             "the SEG lies in another frame of reference than the stack", expected=here, found=there
+        )
+
+
+def _require_own_numbers(annotation: AnnotationFacts) -> None:
+    numbers = [segment.number for segment in annotation.segments]
+    if len(set(numbers)) < len(numbers):
+        raise AnnotationError(
+            f"{len(numbers)} segments have {len(set(numbers))} distinct numbers (Segment Number "
+            "(0062,0004)), so that frames cannot be assigned to them"
         )
 
 

@@ -231,6 +231,27 @@ def test_frames_that_moved_away_from_their_images_are_not_put_there(
             dicomdl.read_labels(stack, path)
 
 
+def test_frames_of_a_segment_that_is_not_described_are_left_out_with_a_remark(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    parts = labels_of() % 2
+    frames = [(number, position(number), parts[number]) for number in (1, 2, 3)]
+    path = write_seg(folder / "seg.dcm", image, frames, segments={1: "A", 2: "B"})
+    with pytest.warns(RemarkWarning, match="1 of 3 frames are left out: no segment has"):
+        found = dicomdl.read_labels(stack, path).array
+    assert np.array_equal(found[1:4], [parts[1], 2 * parts[2], 0 * parts[3]])
+
+
+def test_segments_of_one_number_are_refused(folder: Path, image: Path, stack: Stack) -> None:
+    def edit(dataset: Any, _: int) -> None:
+        dataset.SegmentSequence[1].SegmentNumber = 1
+
+    frames = [(number, position(number), labels_of()[0] % 2) for number in (1, 2)]
+    path = write_seg(folder / "seg.dcm", image, frames, edit=edit)
+    with pytest.raises(AnnotationError, match="2 segments have 1 distinct number"):
+        dicomdl.read_labels(stack, path)
+
+
 def two_times(folder: Path) -> tuple[list[Path], list[Stack]]:
     """Two time points of two slices each: their images, and their stacks."""
 
