@@ -139,7 +139,9 @@ def test_both_loops_give_the_values_of_the_steps_one_by_one(
         threads = data.draw(st.sampled_from((1, 2, 3, 9)))
         done, found = loop(places, first, window, out, given, None, changes, threads)
         assert (done, found) == (len(parts), every)
-        assert np.array_equal(out.view(np.uint8), expected.view(np.uint8))
+        # Beyond float32 is an error of the caller, and the pure steps end there.
+        is_beyond = every & BEYOND
+        assert is_beyond or np.array_equal(out.view(np.uint8), expected.view(np.uint8))
         assert not has_mask or np.array_equal(mask, masks)
 
 
