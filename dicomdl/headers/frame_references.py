@@ -78,9 +78,10 @@ def _derived_from(group: Item) -> Iterator[FrameReference]:
 def references_in(images: Value) -> Iterator[FrameReference]:
     """Yield the images that the items of a sequence refer to (PS3.3 10.3.1)."""
     for image in images.items():
-        numbers = image[_REFERENCED_FRAME_NUMBER].text.split("\\")
+        numbers = map(str.strip, image[_REFERENCED_FRAME_NUMBER].text.split("\\"))
         yield FrameReference(
             image[_REFERENCED_SOP_INSTANCE_UID].text,
-            tuple(int(each) for each in numbers if each.strip().isdecimal()),
+            # An IS has 12 digits at most (PS3.5 6.2); Python refuses thousands of them.
+            tuple(int(each) for each in numbers if each.isdecimal() and len(each) <= 12),
             image[_SPATIAL_LOCATIONS_PRESERVED].text.upper() in ("NO", "REORIENTED_ONLY"),
         )

@@ -9,9 +9,10 @@ from phantoms_labels import contour, write_seg, write_structure_set
 from pydicom.dataset import Dataset
 
 from dicomdl.errors import HeaderError
+from dicomdl.headers._heads import EXPLICIT
 from dicomdl.headers.annotation import read_annotation
-from dicomdl.headers.data_set import source_of
-from dicomdl.headers.frame_references import FrameReference
+from dicomdl.headers.data_set import Value, source_of
+from dicomdl.headers.frame_references import FrameReference, references_in
 from dicomdl.headers.structure_set import Contours, numbers_of, read_structure_set
 
 SQUARE = [(1.25, 2, 0), (4, 2, 0), (4, -5.125, 0), (1.25, -5.125, 0)]
@@ -163,3 +164,19 @@ def test_contours_name_their_images_and_some_of_them_are_taken(folder: Path, ima
     assert taken.images == ((one,), ())
     assert [number for number, _ in taken.unusable] == [1]
     assert len(contours.taken(np.zeros(0, np.int64))) == 0
+
+
+def test_numbers_of_frames_that_are_none_are_left_out() -> None:
+    raw = b"\\".join([b"2", b"x", b"9" * 5000, b" 3 "])
+    tags = {0x00081155: (b"UI", b"1.2"), 0x00081160: (b"IS", raw)}
+    content = b"".join(
+        tag.to_bytes(4, "little")[2:]
+        + tag.to_bytes(4, "little")[:2]
+        + vr
+        + len(value).to_bytes(2, "little")
+        + value
+        for tag, (vr, value) in tags.items()
+    )
+    whole = b"\xfe\xff\x00\xe0" + len(content).to_bytes(4, "little") + content
+    (found,) = references_in(Value(whole, EXPLICIT, b""))
+    assert found == FrameReference("1.2", (2, 3))
