@@ -212,7 +212,7 @@ class ShardDataset(SampleDataset):
             if place.xxh3 not in ("", sum_of([head[: image.offset - start], *others], blocks)):
                 raise PixelError(
                     f"the shard {place.shard!r} is damaged: the sample {place.key} has another "
-                    "checksum; copy the shard again, or export again"
+                    "checksum; copy the shard again, or export again (`prepare`: delete it first)"
                 )
             told = json.loads(bytes(member("json")))
             if told["key"] != place.key:
@@ -229,7 +229,7 @@ class ShardDataset(SampleDataset):
                 raise
             raise PixelError(
                 f"the shard {place.shard!r} is not the one of the manifest, or is damaged: "
-                f"{error}; copy it again, or export again"
+                f"{error}; copy it again, or export again (`prepare`: delete it first)"
             ) from error
 
     @contextlib.contextmanager

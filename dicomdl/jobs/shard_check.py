@@ -14,7 +14,7 @@ from dicomdl.jobs._damage import damage_lines
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.storage import publishing as storage
 
-_CURE: Final = "copy it again, or export again"
+_CURE: Final = "copy it again, or export again (`prepare`: delete it first)"
 
 
 def is_of_shards(folder: str) -> bool:
