@@ -128,7 +128,8 @@ def _is_left(path: str, owner: Owner, now: float, stale_s: float) -> bool:
     if is_held is False and owner.is_locked and owner.machine == platform.node():
         return True
     try:
-        return now - os.stat(path).st_mtime > stale_s
+        # Also a time ahead of the clock: the owner would have touched the file since.
+        return abs(now - os.stat(path).st_mtime) > stale_s
     except OSError:
         return False
 
