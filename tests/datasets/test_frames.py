@@ -451,7 +451,7 @@ def test_the_planes_of_a_dose_grid_lie_at_their_own_offsets(folder: Path) -> Non
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = (
             "1.2.840.10008.5.1.4.1.1.481.2"
         )
-        dataset.Modality = "RTDOSE"
+        dataset.Modality, dataset.DoseGridScaling = "RTDOSE", "0.001"
         dataset.GridFrameOffsetVector = offsets
         dataset.ImagePositionPatient, dataset.ImageOrientationPatient = (
             [1, 2, 3],
