@@ -134,6 +134,8 @@ FORK_HOOKS = {
     "datasets/transport/pool.py",
     "datasets/transport/receiver.py",
     "storage/_requests.py",
+    "storage/_plans.py",
+    "headers/web.py",
 }
 REASONS = ("# Small:", "# In a process of its own:")
 CHANGES = {"add", "append", "clear", "discard", "extend", "insert", "move_to_end", "pop", "popitem"}

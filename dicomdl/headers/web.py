@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -68,8 +69,21 @@ _BULK: Final = re.compile(
 # Statuses of a server that does not give frames one by one, or not of this object.
 _NO_FRAMES: Final = frozenset({400, 404, 406, 415, 500, 501})
 
-# `quiet` is for one thread at a time. Warnings of pydicom quote values.
-_one_at_a_time: Final = threading.Lock()
+
+class _Turn:
+    """`quiet` is for one thread at a time. Warnings of pydicom quote values."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child: another thread of the parent may have held the lock."""
+        self.lock = threading.Lock()
+
+
+_turn: Final = _Turn()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_turn.after_fork)
 
 
 class Described(NamedTuple):
@@ -202,7 +216,7 @@ def _data_set(item: Mapping[str, Any], url: str) -> Any:
         for tag, element in _inline(item, url).items()
         if not tag.startswith(("0002", "7FE0", "FFFC")) and tag != _AVAILABLE_SYNTAX
     }
-    with _one_at_a_time, quiet():
+    with _turn.lock, quiet():
         data_set = pydicom.Dataset.from_json(kept)
     # JSON is UTF-8, whatever the character set of the object (PS3.18 F.2.2).
     if not json.dumps(kept, ensure_ascii=False).isascii():
@@ -250,7 +264,7 @@ def _part10(data_set: Any, syntax: str) -> bytes:
     data_set.file_meta = meta
     data_set.preamble = b"\0" * 128
     file = io.BytesIO()
-    with _one_at_a_time, quiet():
+    with _turn.lock, quiet():
         pydicom.dcmwrite(
             file,
             data_set,

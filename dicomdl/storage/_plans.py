@@ -127,6 +127,10 @@ class _Plans:
     """The plans of loops that are running, on any thread."""
 
     def __init__(self) -> None:
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child: another thread of the parent may have held the lock."""
         self.running: tuple[Plan, ...] = ()
         self._lock = threading.Lock()
 
@@ -143,6 +147,8 @@ class _Plans:
 
 
 loops: Final = _Plans()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=loops.after_fork)
 
 
 def planned(path: str, start: int, stop: int, *, may_ask: bool) -> memoryview | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cache_entries import in_a_fork, posix_only
 from conftest import TIME_OF_A_READ
 from phantoms import write_series
 from phantoms_labels import write_structure_set
@@ -15,7 +16,7 @@ from pydicom.uid import RLELossless
 
 import dicomdl
 from dicomdl.errors import FileChanged, PixelError, UntrustedRoot
-from dicomdl.storage import _files, _requests, _slow, ahead, object_heads
+from dicomdl.storage import _files, _plans, _requests, _slow, ahead, object_heads
 from dicomdl.storage.ahead import Span, each_of, reading_ahead
 from dicomdl.storage.handles import LocalFile, Source
 from dicomdl.storage.paths import UnacceptedPath
@@ -236,3 +237,13 @@ def test_a_path_that_the_user_has_not_accepted_is_not_read(folder: Path) -> None
         opened(here[0]),
     ):
         pass
+
+
+@posix_only
+def test_a_fork_while_another_thread_begins_a_loop_leaves_the_child_free() -> None:
+    def begins_one() -> None:
+        assert _plans.loops._lock.acquire(timeout=5)
+
+    # The fork sees a lock that is held, as by another thread.
+    with _plans.loops._lock:
+        assert in_a_fork(begins_one) == os.EX_OK
