@@ -1,7 +1,6 @@
 """Sources of frames for a dataset: the frames of the files, or planes cut out of volumes."""
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -19,6 +18,7 @@ from dicomdl.errors import DicomdlError, UsageError
 from dicomdl.geometry.in_plane import PROJECTION
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack, Stacks
+from dicomdl.lazy import cached_property
 from dicomdl.pixels.read import frames_ahead
 from dicomdl.storage.locations import SEPARATOR
 from dicomdl.values.auto import resolve
@@ -199,7 +199,7 @@ class PlaneFrames:
         self._neighbours, self._grid = neighbours, grid
         self._is_mixed = is_mixed
 
-    @functools.cached_property
+    @cached_property
     def boundaries(self) -> Ints:
         """(stacks + 1,) the first row of each stack, and the end."""
         counts = self._grid.shapes(self._stacks)[:, 0]

@@ -6,7 +6,6 @@ replaces an unreadable one is the same in every process.
 """
 
 import contextlib
-import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -54,6 +53,7 @@ from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
 from dicomdl.index.views import Group, Stack, Stacks
 from dicomdl.labels.source import LabelSource
+from dicomdl.lazy import cached_property
 from dicomdl.pixels.recorder import Recorder
 from dicomdl.storage.sources import KeptFiles, kept_open
 
@@ -477,12 +477,12 @@ class StackDataset(PixelDataset):
             reasons = reasons[is_kept]
         return SampleLabels(source, known.dtype, known.names, absent)
 
-    @functools.cached_property
+    @cached_property
     def _cases(self) -> Cases:
         """The stacks of each sample."""
         return self.rule.cases(self.index)
 
-    @functools.cached_property
+    @cached_property
     def _stacks(self) -> Stacks:
         """The first stack of each case: the one that samples take their grid and facts from."""
         return with_numbers(self.index.stacks, self._cases.firsts)

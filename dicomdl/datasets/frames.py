@@ -48,6 +48,7 @@ from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
 from dicomdl.index.text import counted
 from dicomdl.labels.source import LabelSource
+from dicomdl.lazy import cached_property
 from dicomdl.pixels.isolation import IsolationOption
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
@@ -304,7 +305,7 @@ class FrameDataset(PixelDataset):
         if self.plane is not None and self.bags is not None:
             raise UsageError(f"plane={self.plane!r}: expected without by=")
 
-    @functools.cached_property
+    @cached_property
     def _cases(self) -> Cases:
         """The frames of each bag."""
         assert self.bags is not None
@@ -331,7 +332,7 @@ class FrameDataset(PixelDataset):
     def _grid(self) -> GridRequest:
         return GridRequest(None if self.plane is None else PLANE_AXES[self.plane])
 
-    @functools.cached_property
+    @cached_property
     def _source(self) -> FrameSource:
         is_mixed, how = not self.image_grid.is_own, (self.reading, self.neighbours)
         if self.plane is not None:

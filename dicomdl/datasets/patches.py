@@ -1,6 +1,5 @@
 """The dataset of 3D patches, cut out of stacks and groups without reading complete volumes."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -36,6 +35,7 @@ from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.grouping import with_numbers
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
+from dicomdl.lazy import cached_property
 from dicomdl.pixels.isolation import IsolationOption
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.fingerprint import Fingerprint
@@ -292,7 +292,7 @@ class PatchDataset(StackDataset):
         numbers = named.numbers[np.isin(named.numbers, self._cases.firsts)]
         return list(with_numbers(named, numbers))
 
-    @functools.cached_property
+    @cached_property
     def boundaries(self) -> npt.NDArray[np.int64]:
         """(stacks + 1,) int64: the first row of each stack, then the number of rows."""
         if isinstance(self.sampler, Centers):

@@ -5,7 +5,6 @@ processor at that time.
 """
 
 import contextlib
-import functools
 import io
 import json
 import math
@@ -30,6 +29,7 @@ from dicomdl.datasets.worker import threads_here
 from dicomdl.errors import EmptySelection, PixelError, TruncatedPixels, UsageError
 from dicomdl.index.shard_manifests import BLOCK_BYTES, ShardManifest, ShardRow, sum_of
 from dicomdl.index.text import counted
+from dicomdl.lazy import cached_property
 from dicomdl.storage.sources import Handle, Source, opened, read_exactly, read_range
 
 _NPY: Final = ".npy"
@@ -164,7 +164,7 @@ class ShardDataset(SampleDataset):
         """The names of the channels of `label`; () for label maps."""
         return tuple(self._manifest.facts["label_names"])
 
-    @functools.cached_property
+    @cached_property
     def _manifest(self) -> ShardManifest:
         return ShardManifest(self.folder)
 

@@ -5,7 +5,6 @@ Times are compared together with their dates and shown in seconds from the first
 date of a patient leaves the index.
 """
 
-import functools
 import math
 import re
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from dicomdl.geometry._times import (
     seconds_of_date_time,
     seconds_of_time,
 )
+from dicomdl.lazy import cached_property
 
 DIMENSION_INDICES: Final = "dimension_index_values"
 # Three or four dimension indices are usual; each is a candidate.
@@ -45,7 +45,7 @@ class Candidates:
         columns = [(spec, [c for c in spec.columns if c not in facts.constants]) for spec in SPECS]
         self._specs = [(spec, varying) for spec, varying in columns if varying]
 
-    @functools.cached_property
+    @cached_property
     def _plain(self) -> dict[str, int]:
         """Column number in `_ranks` for each column of single values."""
         names = [
@@ -57,7 +57,7 @@ class Candidates:
         ]
         return {name: number for number, name in enumerate(names)}
 
-    @functools.cached_property
+    @cached_property
     def _ranks(self) -> npt.NDArray[np.int32]:
         """Ranks of all single-valued columns, (n, columns): one gather for the rows of a group."""
         result = np.empty((len(self._facts), len(self._plain)), dtype=np.int32)

@@ -3,7 +3,6 @@
 Pixels are compared only where no header attribute distinguishes two frames.
 """
 
-import functools
 from collections.abc import Callable, Set
 from typing import Final
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from dicomdl.arrays import Ints
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import combined_codes, is_blank
+from dicomdl.lazy import cached_property
 
 Digest = Callable[[int], str]
 _ONE_FRAME: Final = ("sop_instance_uid", "frame_number", "tile_top", "tile_left")
@@ -37,7 +37,7 @@ class Copies:
         self.original: dict[int, int] = {}
         self.digests: dict[int, str] = {}
 
-    @functools.cached_property
+    @cached_property
     def _repeated_instance(self) -> npt.NDArray[np.bool_]:
         """Mask of frames, (n,), that share SOP Instance UID and frame number with another frame.
 

@@ -1,7 +1,5 @@
 """Columns of facts that the building of stacks reads repeatedly, computed once for all frames."""
 
-import functools
-
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +13,7 @@ from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_position
 from dicomdl.geometry.identities import Identities
 from dicomdl.geometry.one_position import has_one_position
 from dicomdl.geometry.verdict import has_geometry
+from dicomdl.lazy import cached_property
 
 # Columns that order frames where geometry does not. The coding decides the order of an instance
 # and its copy in another file.
@@ -80,7 +79,7 @@ class FrameColumns:
         number = inverse(np.argsort(lowest, kind="stable"))
         return np.where(blank, number[folders], -1)
 
-    @functools.cached_property
+    @cached_property
     def _instances(self) -> Ints:
         """Ranks of SOP Instance UID, the only long column that several steps need."""
         return self.facts.ranks("sop_instance_uid")
@@ -98,7 +97,7 @@ class FrameColumns:
         unnumbered = np.isnan(self.facts.numbers("instance_number")[rows])
         return rows[np.lexsort([*by, *ranks, unnumbered])]
 
-    @functools.cached_property
+    @cached_property
     def clips(self) -> Ints:
         """Number of the multi-frame instance of each frame, (n,); -1 for single-frame files.
 
@@ -114,7 +113,7 @@ class FrameColumns:
         by_file = combined_codes([whole, np.where(parts, 0, instances), np.where(parts, 0, files)])
         return np.where(several, by_file, -1)
 
-    @functools.cached_property
+    @cached_property
     def mosaics(self) -> npt.NDArray[np.bool_]:
         """Mask of frames, (n,), that are mosaics whose tiles the header reader could not locate."""
         kinds = by_text(
@@ -122,7 +121,7 @@ class FrameColumns:
         )
         return np.asarray((kinds == 1) & (self.facts.numbers("coded_rows") == 0))
 
-    @functools.cached_property
+    @cached_property
     def mosaic_files(self) -> Ints:
         """Number of the file of each frame, (n,), that is a tile of a mosaic; -1 for other frames.
 
@@ -131,7 +130,7 @@ class FrameColumns:
         files = self.facts.numbers("file").astype(np.int64)
         return np.where(self.facts.numbers("coded_rows") > 0, files, -1)
 
-    @functools.cached_property
+    @cached_property
     def derived(self) -> npt.NDArray[np.bool_]:
         """Mask of frames, (n,), derived from other images (PS3.3 C.7.6.1.1.2, value 1)."""
         return by_text(

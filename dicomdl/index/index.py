@@ -6,7 +6,6 @@ generation and the name of a selection, at most 4 kB. An index is immutable; `se
 return new, smaller ones.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +47,7 @@ from dicomdl.index.stored_generation import StoredGeneration, read_manifest
 from dicomdl.index.studies import Series, Study
 from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Stack, Stacks
+from dicomdl.lazy import cached_property
 from dicomdl.storage.sources import Source
 
 
@@ -264,13 +264,13 @@ class Index(Dividable, Exportable, Plotted, Worked):
         """
         return annotations_of(self._generation, None if self._whole else self._whole_stacks())
 
-    @functools.cached_property
+    @cached_property
     def manifest(self) -> Mapping[str, Any]:
         """Facts of the last scan of this folder: options, passed over, generations."""
         manifest = read_manifest(self.path)
         return manifest | StoredGeneration(self.path, manifest["generation"]).facts()
 
-    @functools.cached_property
+    @cached_property
     def ledger(self) -> Mapping[str, int]:
         """The number of files that the scan saw, and their number per kind, which add up to it."""
         return ledger_of(self._generation.files)

@@ -25,6 +25,7 @@ from dicomdl.index.access import Access, refused
 from dicomdl.index.soundness import require_sound, require_sound_facts
 from dicomdl.index.stored_generation import StoredGeneration
 from dicomdl.index.table import Table, require_name
+from dicomdl.lazy import cached_property
 from dicomdl.storage.memory import Share, drop, share
 from dicomdl.storage.objects import declare
 from dicomdl.storage.paths import UnacceptedPath
@@ -56,7 +57,7 @@ class Generation:
         if not self._readable[files if rows is None else files[rows]].all():
             raise refused(self.folder, self.name)
 
-    @functools.cached_property
+    @cached_property
     def _readable(self) -> npt.NDArray[np.bool_]:
         return self.access.readable(self.files)
 
@@ -78,12 +79,12 @@ class Generation:
             if options and self.access.roots is None:
                 declare([os.fsdecode(bucket)], options)
 
-    @functools.cached_property
+    @cached_property
     def stored(self) -> StoredGeneration:
         """The files of the generation, with their checksums."""
         return StoredGeneration(self.folder, self.name)
 
-    @functools.cached_property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """Facts of the scan: its options, and what the walk passed over."""
         facts = self.stored.facts()
@@ -91,7 +92,7 @@ class Generation:
             require_sound_facts(self.folder, facts)
         return facts
 
-    @functools.cached_property
+    @cached_property
     def tolerances(self) -> Tolerances:
         """Tolerances of the scan; code that reads the index must use these, not its defaults."""
         try:
@@ -109,32 +110,32 @@ class Generation:
             require_sound(self.folder, name, table, lambda other: getattr(self, other))
         return table
 
-    @functools.cached_property
+    @cached_property
     def files(self) -> Table:
         """One row per file."""
         return self._mapped("files")
 
-    @functools.cached_property
+    @cached_property
     def frames(self) -> Table:
         """One row per frame, sorted by stack and slice."""
         return self._mapped("frames")
 
-    @functools.cached_property
+    @cached_property
     def stacks(self) -> Table:
         """One row per stack."""
         return self._mapped("stacks")
 
-    @functools.cached_property
+    @cached_property
     def problems(self) -> Table:
         """One row per file that could not be used."""
         return self._mapped("problems")
 
-    @functools.cached_property
+    @cached_property
     def annotations(self) -> Table:
         """One row per object that describes images: SEG, RTSTRUCT, RTDOSE, ..."""
         return self._mapped("annotations")
 
-    @functools.cached_property
+    @cached_property
     def _annotated(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Stack numbers, ascending, and the row of `annotations` that each is linked with."""
         offsets, stacks = self.annotations.ragged("stacks")
@@ -156,7 +157,7 @@ class Generation:
         found = [rows[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True) if a < b]
         return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
-    @functools.cached_property
+    @cached_property
     def stack_starts(self) -> npt.NDArray[np.int64]:
         """(stacks + 1,) the first frame row of each stack, and the end.
 
@@ -165,18 +166,18 @@ class Generation:
         starts, slices = self.stacks.numbers("frame_start"), self.stacks.numbers("slices")
         return np.append(starts, slices.sum()).astype(np.int64)
 
-    @functools.cached_property
+    @cached_property
     def groups(self) -> list[npt.NDArray[np.int64]]:
         """Stack numbers of each group, in the order of `group_index`."""
         numbers = self.stacks.numbers("group")
         order = np.lexsort([self.stacks.numbers("group_index"), numbers])
         return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
 
-    @functools.cached_property
+    @cached_property
     def _cells(self) -> dict[str, Reader]:
         return {}
 
-    @functools.cached_property
+    @cached_property
     def _file_cells(self) -> dict[str, Reader]:
         return {}
 
@@ -273,11 +274,11 @@ class Generation:
             return value
         return next(filter(None, self.values(name, slice(start, stop))), "")
 
-    @functools.cached_property
+    @cached_property
     def _stack_cells(self) -> dict[str, Reader]:
         return {}
 
-    @functools.cached_property
+    @cached_property
     def _source_cells(self) -> list[Reader]:
         cells = [self.cell(name) for name in SOURCE_FIELDS]
         # Looked at here rather than in `source`, which is hot: most indexes accept all paths.
@@ -301,7 +302,7 @@ class Generation:
         """
         return FrameSource(*[cell(row) for cell in self._source_cells])
 
-    @functools.cached_property
+    @cached_property
     def _frame_parts(
         self,
     ) -> tuple[

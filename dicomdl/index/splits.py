@@ -14,6 +14,7 @@ from dicomdl.index._dividing import UNITS, Division, saved_values
 from dicomdl.index.saved_splits import SavedGroup, SavedSplit
 from dicomdl.index.text import counted, escaped, html_table, text_columns
 from dicomdl.index.views import Stack
+from dicomdl.lazy import cached_property
 from dicomdl.printing import printable
 from dicomdl.storage import publishing as storage
 
@@ -108,7 +109,7 @@ class Split(tuple[PartT, ...]):
         """The seed."""
         return self._division.request.seed
 
-    @functools.cached_property
+    @cached_property
     def saved(self) -> SavedSplit:
         """The groups of each part, and those of a kept split that are not in the index."""
         request = self._division.request

@@ -17,7 +17,6 @@ stored (`_left_out`).
 """
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -35,6 +34,7 @@ from dicomdl.index._arrow_arrays import array_of, of_numbers
 from dicomdl.index._left_out import Columns, columns_of, zeros
 from dicomdl.index._verifying import MappedBlocks
 from dicomdl.index.schema import TEXT
+from dicomdl.lazy import cached_property
 from dicomdl.storage import publishing as storage
 
 # The largest whole number up to which a float64 holds each one.
@@ -77,7 +77,7 @@ class Table:
         metadata = self._columns.metadata() if self._columns.constants else None
         return self._kept.replace_schema_metadata(metadata)
 
-    @functools.cached_property
+    @cached_property
     def _kept(self) -> pa.Table:
         """The columns that are stored, all of them verified."""
         if self._blocks is not None:
@@ -85,7 +85,7 @@ class Table:
                 self.column(name)
         return self._arrow
 
-    @functools.cached_property
+    @cached_property
     def arrow(self) -> pa.Table:
         """All columns as an Arrow table, verified."""
         if not self._columns.left_out:
@@ -171,7 +171,7 @@ class Table:
             raise AssertionError(f"column {name} has {chunked.num_chunks} chunks")
         return chunked.chunk(0) if chunked.num_chunks else pa.nulls(0, chunked.type)
 
-    @functools.cached_property
+    @cached_property
     def _zeros(self) -> pa.Array:
         """The codes of all columns of one value."""
         return zeros(len(self))
@@ -201,7 +201,7 @@ class Table:
         """Return the bytes of one column, with its dictionary."""
         return int(self._array(name).get_total_buffer_size())
 
-    @functools.cached_property
+    @cached_property
     def unverified(self) -> "Table":
         """The table without verification, for readers that call `column_at` before they read."""
         table = copy.copy(self)
@@ -706,7 +706,7 @@ class _Part(Table):
     def __len__(self) -> int:
         return len(range(*self._rows.indices(len(self._whole))))
 
-    @functools.cached_property
+    @cached_property
     def _arrow(self) -> pa.Table:
         return self._whole._arrow.slice(self._rows.start, len(self))
 

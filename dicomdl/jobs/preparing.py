@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from functools import cached_property
 from typing import Any, Final
 
 from dicomdl.index.access import access_to
@@ -18,6 +17,7 @@ from dicomdl.jobs.partitions import LeftOut, Plan
 from dicomdl.jobs.recipes.choosing import Chosen, choose
 from dicomdl.jobs.recipes.reading import recipe_of
 from dicomdl.jobs.recipes.recipe import Recipe
+from dicomdl.lazy import cached_property
 from dicomdl.storage.children import Answer
 from dicomdl.storage.system import share_cores
 

@@ -9,7 +9,6 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +33,7 @@ from dicomdl.jobs.scan import (
     unchanged,
     without_identity,
 )
+from dicomdl.lazy import cached_property
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.children import Answer
 from dicomdl.storage.folders import Walk

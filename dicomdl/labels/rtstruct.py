@@ -1,6 +1,5 @@
 """Regions of interest of an RT structure set as labels of a stack."""
 
-import functools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from dicomdl.labels._choice import Choice
 from dicomdl.labels._coverage import Referred
 from dicomdl.labels._planes import Placed, Planes, place
 from dicomdl.labels.reader import LabelValues, Piece
+from dicomdl.lazy import cached_property
 
 # Counts of `Placed`, and what they count.
 _PASSED_OVER: Final = {
@@ -108,7 +108,7 @@ class ContourReader:
         shape = [b - a for a, b in zip(start, stop, strict=True)]
         return None if is_whole.all() else np.broadcast_to(is_whole[:, None, None], shape)
 
-    @functools.cached_property
+    @cached_property
     def _whole(self) -> Mask:
         return self._referred() | self._drawn
 

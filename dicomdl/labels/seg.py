@@ -4,7 +4,6 @@ Frames find their slices by position, never by number; those without one, by the
 refer to. Frames on the grid of the stack are copied; other grids are sampled at the nearest voxel.
 """
 
-import functools
 from collections.abc import Collection, Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -27,6 +26,7 @@ from dicomdl.labels._referenced import of_stack, on_references
 from dicomdl.labels._sampling import Sampler
 from dicomdl.labels._seg_frames import FrameRows, RowReader, SegFrames
 from dicomdl.labels.reader import LabelValues, Piece, smallest_dtype
+from dicomdl.lazy import cached_property
 from dicomdl.storage.sources import Handle, kept_open, opened
 
 Align = Literal["nearest", "exact"]
@@ -227,7 +227,7 @@ class SegReader:
             self._cover(mask[z], z + start[0], start, stop)
         return mask
 
-    @functools.cached_property
+    @cached_property
     def _whole(self) -> Mask:
         """(slices,) bool: the slices that are covered as a whole."""
         whole = self._referred()

@@ -20,6 +20,7 @@ from dicomdl.geometry.grid import Geometry
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FILE_FIELDS, FrameSource
 from dicomdl.index.views import Stack
+from dicomdl.lazy import cached_property
 from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.pixels.read import frames_ahead_of
 from dicomdl.pixels.stored import (
@@ -191,17 +192,17 @@ class StackVoxels:
         """(0, 1, 2): blocks are (slice, row, column)."""
         return 0, 1, 2
 
-    @functools.cached_property
+    @cached_property
     def geometry(self) -> Geometry:
         """The grid of the stack; its affine is NaN where unknown."""
         return self.stack.geometry
 
-    @functools.cached_property
+    @cached_property
     def middle(self) -> Frame:
         """The facts of the middle slice."""
         return self.stack.middle
 
-    @functools.cached_property
+    @cached_property
     def units(self) -> str:
         """The units of the values."""
         return quantity_units(self.stack, self._quantity)
@@ -211,7 +212,7 @@ class StackVoxels:
         """The conversion of each slice, or one of all."""
         return self.conversions[:1] if self._one_conversion else self.conversions
 
-    @functools.cached_property
+    @cached_property
     def always_int16(self) -> bool:
         """Whether blocks of plain frames are int16 for all possible stored values.
 
@@ -243,7 +244,7 @@ class StackVoxels:
             )
         return np.dtype(np.int16 if self._integral else np.float32)
 
-    @functools.cached_property
+    @cached_property
     def padding_top(self) -> float:
         """Highest converted value of padding in the stack; -inf without padding."""
         ends = [
@@ -261,7 +262,7 @@ class StackVoxels:
 
     # --- plain frames ---
 
-    @functools.cached_property
+    @cached_property
     def plain(self) -> tuple[Pieces, FrameSource] | None:
         """The slices of plain frames, with all bytes of each, and the facts that they share.
 
@@ -381,7 +382,7 @@ class StackVoxels:
             add_frame_note(error, self.stack.source(slices[0]))
             raise
 
-    @functools.cached_property
+    @cached_property
     def _one_pass(self) -> OnePass | None:
         """The steps for samples of int16 stacks; None where blocks need several passes."""
         if not self.always_int16:

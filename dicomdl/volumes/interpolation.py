@@ -8,7 +8,6 @@ Oblique grids (a gantry tilt, a rotation) go through SimpleITK: onto a grid with
 about the old spacing, and from there axis by axis where an axis shrinks.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from dicomdl.arrays import Floats, Values, Voxel, ends_of
 from dicomdl.errors import UsageError
 from dicomdl.geometry.grid import Geometry
+from dicomdl.lazy import cached_property
 from dicomdl.volumes._axis_weights import (
     AxisMap,
     AxisWeights,
@@ -234,7 +234,7 @@ class Regridding:
 
     # --- oblique axes ---
 
-    @functools.cached_property
+    @cached_property
     def _fine(self) -> Geometry:
         """The new grid, with about the old spacing along the axes that shrink.
 

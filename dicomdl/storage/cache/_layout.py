@@ -58,6 +58,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Values
 from dicomdl.extras import missing_extra
+from dicomdl.lazy import cached_property
 from dicomdl.storage.cache.entries import (
     DTYPES,
     MAX_SAMPLES,
@@ -96,7 +97,7 @@ class _Layout:
     lengths: npt.NDArray[np.int64]
     checksums: npt.NDArray[np.uint32]
 
-    @functools.cached_property
+    @cached_property
     def grid(self) -> tuple[int, int, int]:
         """The number of blocks along each axis."""
         slices, rows, columns = (
@@ -114,13 +115,13 @@ class _Layout:
         """(rows, bytes per row) of one slice of the mask."""
         return self.shape[1], -(-self.shape[2] // 8)
 
-    @functools.cached_property
+    @cached_property
     def values_at(self) -> int:
         """The offset of the values."""
         tables = self.checksums.nbytes + (0 if self.format == "raw" else 4 * len(self.lengths))
         return aligned(_HEADER.size + tables)
 
-    @functools.cached_property
+    @cached_property
     def offsets(self) -> list[int]:
         """The offset of each block, and the end of the last one."""
         return [self.values_at, *(self.values_at + np.cumsum(self.lengths)).tolist()]
