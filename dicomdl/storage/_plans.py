@@ -4,7 +4,7 @@ import bisect
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Final, NamedTuple
 
 from dicomdl.storage._requests import CONCURRENCY, submit
@@ -71,7 +71,11 @@ class Plan:
             future = self._asked.get(number)
         if future is None:
             return None
-        data = future.result()[start - part.offset : stop - part.offset]
+        try:
+            data = future.result()[start - part.offset : stop - part.offset]
+        except CancelledError:
+            # The loop of another thread, which had planned this range, has ended.
+            return None
         if stop == part.offset + part.length:
             with self._lock:
                 if self._asked.pop(number, None) is not None:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,16 @@ def test_a_fork_while_another_thread_begins_a_loop_leaves_the_child_free() -> No
     # The fork sees a lock that is held, as by another thread.
     with _plans.loops._lock:
         assert in_a_fork(begins_one) == os.EX_OK
+
+
+def test_a_range_whose_loop_ends_in_another_thread_is_read_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Ended(Future[memoryview]):
+        def result(self, timeout: float | None = None) -> memoryview:
+            plan.cancel()
+            return super().result(timeout)
+
+    monkeypatch.setattr(_plans, "submit", lambda *_: Ended())
+    plan = _plans.Plan([Span(Source("/a", 1, 2, 3, 4), 0, 10)], lambda _: memoryview(b""))
+    assert plan.take("/a", 0, 10, may_ask=True) is None
