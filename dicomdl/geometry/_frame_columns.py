@@ -1,5 +1,7 @@
 """Columns of facts that the building of stacks reads repeatedly, computed once for all frames."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,7 +9,7 @@ from dicomdl.arrays import Ints
 from dicomdl.geometry._candidates import Candidates
 from dicomdl.geometry._contrast import Contrasts
 from dicomdl.geometry._facts import Facts
-from dicomdl.geometry._grouping import by_text, combined_codes, is_blank
+from dicomdl.geometry._grouping import by_text, clusters, combined_codes, is_blank
 from dicomdl.geometry.concatenations import CONCATENATION, NUMBER, are_of_several, are_parts
 from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_positions
 from dicomdl.geometry.identities import Identities
@@ -64,6 +66,17 @@ class FrameColumns:
         if self.one_position.any():
             self.positions = np.where(self.one_position[:, None], np.nan, self.positions)
         self.placed = placed & ~self.one_position
+
+    def planes(self, rows: Ints, tolerance: float | None = None) -> Iterator[Ints]:
+        """Yield rows of equal orientation within a tolerance of the cosines, or that of all."""
+        tolerance = self.tolerances.cosines if tolerance is None else tolerance
+        yield from clusters(rows, self.orientations[rows], tolerance, 0.0)
+
+    def grids(self, rows: Ints) -> Iterator[Ints]:
+        """Yield rows of equal in-plane grid."""
+        if len(rows):
+            spacings = self.pixel_spacings[rows]
+            yield from clusters(rows, spacings, 0.0, self.tolerances.pixel_spacing)
 
     def _folders_of_blank(self, folders: Ints | None) -> Ints:
         """Return (n,) the folder of each frame without a Series Instance UID, else -1.

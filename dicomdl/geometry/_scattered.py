@@ -11,7 +11,7 @@ import numpy as np
 
 from dicomdl.arrays import Ints
 from dicomdl.geometry._frame_columns import FrameColumns
-from dicomdl.geometry._grouping import clusters, combined_codes
+from dicomdl.geometry._grouping import combined_codes
 from dicomdl.headers.uids import content_of
 
 # Minimum of slices that should have been one stack: two slices prove nothing.
@@ -66,7 +66,7 @@ def _apart(columns: FrameColumns, alone: Ints, series: Ints, key: str) -> dict[i
         rows = rows[[_is_slice(columns, row) for row in rows.tolist()]]
         if len(rows) < _FEWEST:
             continue
-        for parallel in clusters(rows, columns.orientations[rows], columns.tolerances.cosines, 0.0):
+        for parallel in columns.planes(rows):
             unit = max(columns.tolerances.same_position_mm, 1e-6)
             positions = np.unique(np.rint(columns.positions[parallel] / unit), axis=0)
             if len(positions) >= _FEWEST:

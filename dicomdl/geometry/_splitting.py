@@ -80,13 +80,13 @@ class Splitter:
         """
         placed = rows[self._columns.placed[rows]]
         if len(placed):
-            planes = list(self._planes(placed, self._columns.tolerances.cosines))
+            planes = list(self._columns.planes(placed))
             taken = np.zeros(0, dtype=np.int64)
             for turning, groups in self._turning(placed) if len(planes) > 1 else ():
                 taken = np.concatenate([taken, turning])
                 yield from groups
             for same_plane in planes:
-                for grid in self._grids(same_plane[~np.isin(same_plane, taken)]):
+                for grid in self._columns.grids(same_plane[~np.isin(same_plane, taken)]):
                     for part, remarks in self._joiner.placed(grid):
                         for group in self._split(self._copies.without_same_instances(part)):
                             yield [with_remarks(each, remarks) for each in group]
@@ -108,21 +108,11 @@ class Splitter:
         remarks = one_position_remarks(self._columns.facts, rows)
         return Part(rows[:: -1 if remarks.get("assumed_spacing", 0) < 0 else 1], remarks=remarks)
 
-    def _planes(self, rows: Ints, tolerance: float) -> Iterator[Ints]:
-        """Yield rows of equal orientation within a tolerance of the cosines."""
-        yield from clusters(rows, self._columns.orientations[rows], tolerance, 0.0)
-
-    def _grids(self, rows: Ints) -> Iterator[Ints]:
-        """Yield rows of equal in-plane grid."""
-        spacings = self._columns.pixel_spacings[rows]
-        if len(rows):
-            yield from clusters(rows, spacings, 0.0, self._columns.tolerances.pixel_spacing)
-
     def _turning(self, rows: Ints) -> Iterator[tuple[Ints, list[list[Part]]]]:
         """Yield (rows, groups) of each run whose volumes differ by a small rotation."""
-        cosines = self._columns.tolerances.cosines
-        for near in self._planes(rows, max(_TURN, cosines)):
-            if len(list(self._planes(near, cosines))) == 1 or len(list(self._grids(near))) > 1:
+        columns = self._columns
+        for near in columns.planes(rows, max(_TURN, columns.tolerances.cosines)):
+            if len(list(columns.planes(near))) == 1 or len(list(columns.grids(near))) > 1:
                 continue
             for part, remarks in self._joiner.placed(near):
                 known = set(self._copies.original)

@@ -17,7 +17,6 @@ from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import (
     PALETTE,
     by_text,
-    clusters,
     combined_codes,
     differ_within,
     photometric_kinds,
@@ -127,13 +126,7 @@ def _grids(columns: FrameColumns, rows: Ints) -> list[Ints]:
     """Divide rows by orientation and in-plane grid."""
     if len(rows) < 2:
         return []
-    return [
-        grid
-        for plane in clusters(rows, columns.orientations[rows], columns.tolerances.cosines, 0.0)
-        for grid in clusters(
-            plane, columns.pixel_spacings[plane], 0.0, columns.tolerances.pixel_spacing
-        )
-    ]
+    return [grid for plane in columns.planes(rows) for grid in columns.grids(plane)]
 
 
 def _apart(
