@@ -23,6 +23,7 @@ import numpy as np
 
 from dicomdl._kernels import compiled_or
 from dicomdl.errors import UsageError
+from dicomdl.storage.handles import INODE_BITS
 from dicomdl.storage.sources import State, state_of
 from dicomdl.storage.states import States
 from dicomdl.storage.system import available_cores
@@ -41,7 +42,6 @@ _MOST_THREADS: Final = 4
 # Numbers of 64 bits per file that is looked up: size, modification and change time in ns, inode,
 # device, and 1; zeros for what is no regular file or cannot be looked up.
 _NUMBERS: Final = 6
-_LOW_BITS: Final = 2**63 - 1
 
 
 def pure_look_up_files(paths: tuple[bytes, ...]) -> bytes:
@@ -376,7 +376,7 @@ def _put(found: Walk, start: int, data: bytes, gone: set[int]) -> None:
     is_file = is_new & (numbers[:, -1] == 1)
     rows = np.flatnonzero(is_file)
     states = numbers[rows, :4]
-    states[:, -1] &= _LOW_BITS
+    states[:, -1] &= INODE_BITS
     found.states.put(rows + start, states)
     devices, inodes = numbers.view(np.uint64)[:, [4, 3]].T.tolist()
     identities = list(zip(devices, inodes, strict=True))

@@ -27,7 +27,8 @@ UNKNOWN: Final = -1
 COMPARED: Final = 4 if os.name == "nt" else 3
 # Of a file below a moved root: size and modification time.
 COMPARED_IF_MOVED: Final = 2
-_LOW_BITS: Final = 2**63 - 1
+# Those of an inode that fit the index.
+INODE_BITS: Final = 2**63 - 1
 _SIGN: Final = 2**63
 
 
@@ -57,7 +58,7 @@ def state_of(status: Status) -> State:
     Scans compare the first `COMPARED` entries. The inode is reduced to its low 63 bits, which fit
     the index; it is 0 on file systems without inodes.
     """
-    inode = status.st_ino & _LOW_BITS
+    inode = status.st_ino & INODE_BITS
     return status.st_size, stored_ns(status.st_mtime_ns), stored_ns(status.st_ctime_ns), inode, ""
 
 
@@ -129,7 +130,7 @@ class Source(NamedTuple):
         )
 
     def _is_inode(self, status: Status) -> bool:
-        return status.st_ino & _LOW_BITS == self.inode or 0 in (self.inode, status.st_ino)
+        return status.st_ino & INODE_BITS == self.inode or 0 in (self.inode, status.st_ino)
 
 
 class Handle(Protocol):
