@@ -268,6 +268,19 @@ def no_module_uses_a_pool_that_one_dead_process_breaks(module: Module) -> None:
     assert not (names | imported) & {"ProcessPoolExecutor"}, "use jobs.supervisor"
 
 
+def no_property_is_computed_under_a_lock_that_a_fork_copies(module: Module) -> None:
+    found = [node.lineno for node in module.nodes if _is_locked_property(node)]
+    assert module.name == "lazy.py" or found == [], "use dicomdl.lazy.cached_property"
+
+
+def _is_locked_property(node: ast.AST) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "functools" and "cached_property" in [
+            each.name for each in node.names
+        ]
+    return isinstance(node, ast.Attribute) and ast.unparse(node) == "functools.cached_property"
+
+
 RULES = (
     a_cache_outside_of_the_registry_is_bounded_and_says_why_it_is_small,
     no_module_can_load_a_pickle_or_run_code_from_data,
@@ -275,6 +288,7 @@ RULES = (
     what_a_module_remembers_is_in_the_registry_of_memory,
     files_of_users_are_opened_and_looked_up_in_storage_alone,
     no_module_uses_a_pool_that_one_dead_process_breaks,
+    no_property_is_computed_under_a_lock_that_a_fork_copies,
 )
 
 
